@@ -1,0 +1,73 @@
+# The hlstm book. Plain `make` prints the targets.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help book serve test export clean-outputs lock clean check chapters-test
+
+python := .venv/bin/python
+installed := .venv/.installed
+built := _build/.built
+sources := $(wildcard chapters/*.ipynb hlstm/*.py hlstm/*/* book/*.* book/static/* appendices/*) \
+	_config.yml _toc.yml README.md settings.ini constraints.txt
+
+# The environment of the one who builds must not reach into the chapters.
+unexport PYTHONPATH PYTHONHOME JUPYTER_PATH MPLBACKEND
+export JUPYTER_PREFER_ENV_PATH := 1
+export IPYTHONDIR := $(CURDIR)/_build/ipython
+# tqdm would rather have ipywidgets, which fetch their scripts from other hosts.
+export PYTHONWARNINGS := ignore:IProgress not found
+# Chapters need no network and get none.
+nowhere := http://127.0.0.1:9
+offline := http_proxy=$(nowhere) https_proxy=$(nowhere) HTTP_PROXY=$(nowhere) HTTPS_PROXY=$(nowhere) \
+	ALL_PROXY=$(nowhere) no_proxy= NO_PROXY=
+
+help: ## print these lines
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
+
+book: $(built) ## execute every chapter and build the site into _build/html
+	@echo "The site is at $(CURDIR)/_build/html/index.html"
+
+serve: book ## show the site on http://localhost:8000
+	@cd _build/html && ../../$(python) -m http.server --bind 127.0.0.1 8000
+
+test: check chapters-test $(built) ## check everything that can be checked
+	@$(python) -m pytest
+
+export: $(installed) ## write hlstm/ from the chapters
+	@$(python) -m book.exports
+
+clean-outputs: $(installed) ## strip outputs from the chapters and format their code
+	@.venv/bin/nbdev_clean
+	@.venv/bin/ruff check --quiet --select I --fix .
+	@.venv/bin/ruff format --quiet .
+
+lock: ## resolve settings.ini afresh into constraints.txt
+	@sh book/environment.sh lock
+
+clean: ## remove what was built; .venv stays
+	@rm -rf _build build dist *.egg-info
+
+check: $(installed)
+	@$(python) -m book.exports --check
+	@.venv/bin/ruff format --quiet --check . || { echo "not formatted; run make clean-outputs"; exit 1; }
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/mypy --no-error-summary
+
+# The book's build runs every chapter in full, 09 and its three minutes of training too; here
+# the others run once more the way nbdev runs them. In a copy, so that the tree stays clean.
+chapters-test: $(installed)
+	@folder=$$(mktemp -d) && cp -R settings.ini chapters "$$folder" && cd "$$folder" && \
+	OMP_NUM_THREADS=1 $(offline) "$(CURDIR)/.venv/bin/nbdev_test" --n_workers 2 --skip_file_re '^(09_training|[_.])'; \
+	status=$$?; rm -rf "$$folder"; exit $$status
+
+$(installed): constraints.txt settings.ini setup.py pyproject.toml
+	@sh book/environment.sh install
+	@touch $@
+
+# After a failure the doctrees go: Sphinx would not repeat a page's warning. The executed
+# chapters stay cached.
+$(built): $(installed) $(sources)
+	@$(python) -m book.exports
+	@mkdir -p _build
+	@$(offline) .venv/bin/jupyter-book build . -W --keep-going -q >_build/log.txt || \
+		{ rm -rf _build/.doctrees; echo "the book was not built; see the lines above"; exit 1; }
+	@touch $@

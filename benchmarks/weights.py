@@ -1,0 +1,77 @@
+"""Train the network that comes with the package, and write down how.
+
+`make weights` runs this. It writes `hlstm/weights/shakespeare.safetensors` and, beside the
+other measured results, `hlstm/results/weights.json`.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import hlstm
+
+ROOT = Path(__file__).parent.parent
+WEIGHTS = ROOT / "hlstm" / "weights" / "shakespeare.safetensors"
+RESULT = ROOT / "hlstm" / "results" / "weights.json"
+SEED = 0
+CONFIG = hlstm.TrainConfig(
+    batch_size=32,
+    sequence_length=128,
+    steps=4000,
+    learning_rate=4e-3,
+    warmup_steps=100,
+    eval_every=500,
+    seed=SEED,
+)
+SIZES = {"hidden_size": 256, "num_layers": 2, "dropout": 0.0}
+
+
+def main() -> None:
+    """Train, save in half precision, evaluate what was saved, and report."""
+    text = hlstm.load_corpus("shakespeare")
+    vocab = hlstm.Vocabulary.from_text(text)
+    train_ids, val_ids = hlstm.train_val_split(vocab.encode(text))
+    torch.manual_seed(SEED)
+    net = hlstm.DeepRNN(vocab, **SIZES)
+    history = hlstm.Trainer(net, CONFIG).fit(train_ids, val_ids)
+    WEIGHTS.parent.mkdir(exist_ok=True)
+    net.half().save(WEIGHTS)
+    saved = hlstm.load_model(WEIGHTS)
+    result = {
+        "command": "make weights",
+        "corpus": "shakespeare",
+        "corpus_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "weights_sha256": hashlib.sha256(WEIGHTS.read_bytes()).hexdigest(),
+        "seed": SEED,
+        "sizes": SIZES,
+        "parameters": sum(p.numel() for p in saved.parameters()),
+        "config": asdict(CONFIG),
+        "val_step": history.val_step,
+        "val_loss": [round(loss, 4) for loss in history.val_loss],
+        "val_loss_saved": round(hlstm.evaluate(saved, val_ids), 4),
+        "unit": "nats per character, 32 contiguous streams over the last 10 % of the text",
+        "seconds": round(history.seconds),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "hlstm": hlstm.__version__,
+        },
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    json.dump(result, sys.stdout, indent=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""The book's Sphinx extension: links, equations, exported cells, the API page."""
+
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Any
+
+from docutils import nodes
+from jupyter_client.manager import KernelManager
+from myst_nb.sphinx_ import NbMetadataCollector
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
+from sphinx.transforms import SphinxTransform
+from sphinx.util import logging
+
+from book import ROOT, settings
+from book.exports import PACKAGE, exported_modules
+from book.reader import read
+
+LOGGER = logging.getLogger(__name__)
+API_PAGE = "appendices/api"
+API_MARK = re.compile(r"<!-- one section for each module.*?-->")
+
+
+def configure(app: Sphinx, config: Config) -> None:
+    """Take the book's names and the links to its repository from settings.ini."""
+    known = settings()
+    config.project = config.html_title = known["title"]
+    config.author = known["author"]
+    config.copyright = known["copyright"]
+    config.version = config.release = known["version"]
+    config.html_theme_options.update(
+        repository_url=known["git_url"],
+        repository_branch=known["branch"],
+        path_to_docs="",
+        use_repository_button=True,
+        use_edit_page_button=True,
+        use_issues_button=True,
+        launch_buttons={"colab_url": "https://colab.research.google.com"},
+        home_page_in_toc=True,
+        pygments_light_style="a11y-high-contrast-light",
+        pygments_dark_style="a11y-high-contrast-dark",
+    )
+
+
+class ExportedCells(SphinxTransform):
+    """Above the code of an exported cell, a line says which module it goes to."""
+
+    default_priority = 400
+
+    def apply(self, **kwargs: Any) -> None:
+        """Mark every cell that has a tag `export-<module>`."""
+        for cell in list(self.document.findall(nodes.container)):
+            if cell.get("nb_element") != "cell_code":
+                continue
+            for tag in cell["cell_metadata"].get("tags", []):
+                if tag.startswith("export-"):
+                    cell.insert(0, self.mark(tag.removeprefix("export-")))
+
+    def mark(self, module: str) -> nodes.paragraph:
+        """The line itself, with a link to the module's section of the API page."""
+        link = _reference("py", "mod", f"{PACKAGE}.{module}", self.env.docname)
+        link += nodes.literal("", f"{PACKAGE}/{module}.py")
+        return nodes.paragraph("", "exported to ", link, classes=["exported"])
+
+
+class Equations(SphinxTransform):
+    r"""Equations that carry a ``\tag`` can be linked to, from any chapter.
+
+    Colab shows the tag as it stands, and so does MathJax. In running text, "equation
+    (3.1)" or "equations (3.1) and (3.2)" become links.
+    """
+
+    default_priority = 400
+    TAG = re.compile(r"\\tag\{([A-Z\d]+\.\d+[a-z]?)\}")
+    NUMBER = r"\(([A-Z\d]+\.\d+[a-z]?)\)"
+    JOIN = r"(?:,\s+and\s+|,\s+|\s+and\s+|\s+or\s+|\s+to\s+|\s*[-–]\s*)"
+    MENTION = re.compile(rf"[Ee]quations?\s+{NUMBER}(?:{JOIN}{NUMBER})*")
+    LITERAL = (
+        nodes.FixedTextElement,
+        nodes.literal,
+        nodes.math,
+        nodes.raw,
+        nodes.reference,
+        addnodes.pending_xref,
+    )
+
+    def apply(self, **kwargs: Any) -> None:
+        """Make the targets, then the links."""
+        for block in list(self.document.findall(nodes.math_block)):
+            self.number(block)
+        for parent in list(self.document.findall(nodes.TextElement)):
+            if not isinstance(parent, self.LITERAL):
+                self.link(parent)
+
+    def number(self, block: nodes.math_block) -> None:
+        """Give a tagged equation an anchor and a name that the whole book knows."""
+        tags = self.TAG.findall(block.astext())
+        if not tags:
+            return
+        # Sphinx would wrap lines in `split`, where a tag is not allowed.
+        block["nowrap"] = True
+        block.children = [nodes.Text(rf"\[{block.astext()}\]")]
+        names = self.env.domaindata["std"]["anonlabels"]
+        for tag in tags:
+            label = _label(tag)
+            if label in names:
+                LOGGER.warning("equation (%s) is numbered twice", tag, location=block)
+            names[label] = (self.env.docname, label)
+            block["ids"].append(label)
+
+    def link(self, parent: nodes.TextElement) -> None:
+        """Turn the mentions of equations in one paragraph into links."""
+        children: list[nodes.Node] = []
+        for child in parent.children:
+            # A line break in the source splits a text in two.
+            if isinstance(child, nodes.Text) and children:
+                if isinstance(children[-1], nodes.Text):
+                    children[-1] = nodes.Text(children[-1] + child)
+                    continue
+            children.append(child)
+        linked = [
+            part
+            for child in children
+            for part in (
+                self.split(child) if isinstance(child, nodes.Text) else [child]
+            )
+        ]
+        if len(linked) > len(children):
+            parent.children = []
+            parent.extend(linked)
+
+    def split(self, text: nodes.Text) -> Iterable[nodes.Node]:
+        """A text cut at each number that stands in a mention."""
+        end = 0
+        for mention in self.MENTION.finditer(text):
+            for number in re.finditer(self.NUMBER, mention[0]):
+                start = mention.start() + number.start()
+                yield nodes.Text(text[end:start])
+                end = start + len(number[0])
+                link = _reference("std", "ref", _label(number[1]), self.env.docname)
+                link += nodes.inline("", number[0])
+                yield link
+        yield nodes.Text(text[end:])
+
+
+def _label(number: str) -> str:
+    return f"equation-{number.replace('.', '-').lower()}"
+
+
+def _reference(domain: str, kind: str, target: str, page: str) -> nodes.Element:
+    """A link that Sphinx resolves later, with a warning where it cannot."""
+    return addnodes.pending_xref(
+        "",
+        refdomain=domain,
+        reftype=kind,
+        reftarget=target,
+        refdoc=page,
+        refexplicit=True,
+        refwarn=True,
+    )
+
+
+def write_api(app: Sphinx, page: str, source: list[str]) -> None:
+    """Give every exported module a section on the API page."""
+    if page == API_PAGE:
+        sections = [
+            f"## {PACKAGE}.{name}\n\n"
+            f"```{{eval-rst}}\n.. automodule:: {PACKAGE}.{name}\n   :members:\n```"
+            for name in exported_modules(ROOT)
+        ]
+        source[0] = API_MARK.sub(lambda _: "\n\n".join(sections), source[0])
+
+
+def outdated(
+    app: Sphinx,
+    env: BuildEnvironment,
+    added: set[str],
+    changed: set[str],
+    removed: set[str],
+) -> set[str]:
+    """The API page, and each chapter that uses a module which has changed."""
+    found = {API_PAGE} & env.found_docs
+    for page in env.found_docs - added - changed:
+        path = ROOT / f"{page}.ipynb"
+        if path.exists():
+            kernel = read(path.read_text("utf-8")).metadata["kernelspec"]
+            if env.metadata[page].get("kernelspec") != kernel:
+                found.add(page)
+    return found
+
+
+def word_status(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Put words for the pictographs in the table of execution times."""
+    words = {"✅": "done", "❌": "failed"}
+    for entry in doctree.findall(nodes.entry):
+        for text in list(entry.findall(nodes.Text)):
+            if text in words:
+                text.parent.replace(text, nodes.Text(words[text]))
+
+
+def report(app: Sphinx, doctree: nodes.document) -> None:
+    """Print one line for each chapter, with the time that its execution took."""
+    run = NbMetadataCollector.get_exec_data(app.env, app.env.docname)
+    if run and run["runtime"] is not None:
+        name = PurePosixPath(app.env.docname).name
+        print(f"{name:<24}{run['runtime']:6.1f} s", file=sys.stderr, flush=True)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect the extension."""
+    # Kernels warn at each start where others could listen in.
+    KernelManager.transport_encryption.default_value = "auto"
+    app.connect("config-inited", configure)
+    app.connect("source-read", write_api)
+    app.connect("env-get-outdated", outdated)
+    app.connect("doctree-read", report)
+    app.connect("doctree-resolved", word_status)
+    app.add_transform(ExportedCells)
+    app.add_transform(Equations)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,113 @@
+"""A deep LSTM from raw tensor operations, exported from the chapters."""
+
+__version__ = "0.1.0"
+
+from .text import (
+    read_plays,
+    clean_play,
+    fetch_tinyshakespeare,
+    load_corpus,
+    Vocabulary,
+    one_hot,
+    train_val_split,
+    streams,
+    windows,
+    witten_bell,
+)
+from .gates import (
+    Gates,
+    gate_activations,
+    update_state,
+)
+from .cell import (
+    State,
+    LSTMCell,
+    set_forget_bias_,
+)
+from .backward import (
+    step_backward,
+    LSTMFunction,
+)
+from .stack import (
+    unroll,
+    LSTM,
+    DeepRNN,
+)
+from .dropout import (
+    InvertedDropout,
+)
+from .clipping import (
+    NonFiniteGradientError,
+    grad_norm,
+    clip_grad_norm_,
+)
+from .checkpoint import (
+    SCHEMA,
+    CheckpointError,
+    save_model,
+    load_model,
+    load_pretrained,
+)
+from .training import (
+    TrainConfig,
+    learning_rate_at,
+    evaluate,
+    History,
+    TrainingError,
+    Trainer,
+)
+from .sampling import (
+    entropy,
+    boltzmann,
+    keep_top_k,
+    keep_top_p,
+    next_character,
+    generate_ids,
+    generate_text,
+)
+
+__all__ = [
+    "read_plays",
+    "clean_play",
+    "fetch_tinyshakespeare",
+    "load_corpus",
+    "Vocabulary",
+    "one_hot",
+    "train_val_split",
+    "streams",
+    "windows",
+    "witten_bell",
+    "Gates",
+    "gate_activations",
+    "update_state",
+    "State",
+    "LSTMCell",
+    "set_forget_bias_",
+    "step_backward",
+    "LSTMFunction",
+    "unroll",
+    "LSTM",
+    "DeepRNN",
+    "InvertedDropout",
+    "NonFiniteGradientError",
+    "grad_norm",
+    "clip_grad_norm_",
+    "SCHEMA",
+    "CheckpointError",
+    "save_model",
+    "load_model",
+    "load_pretrained",
+    "TrainConfig",
+    "learning_rate_at",
+    "evaluate",
+    "History",
+    "TrainingError",
+    "Trainer",
+    "entropy",
+    "boltzmann",
+    "keep_top_k",
+    "keep_top_p",
+    "next_character",
+    "generate_ids",
+    "generate_text",
+]

@@ -1,0 +1,44 @@
+"""What several test files share: the chapters, the built site, what git tracks."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+
+from book import ROOT
+
+SITE = ROOT / "_build" / "html"
+CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+
+
+def skip_or_fail(reason: str) -> None:
+    """Skip on a reader's machine; fail where CI says that everything must run."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def tracked() -> list[str]:
+    """The paths that git tracks, from the repository's root."""
+    run = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [path for path in run.stdout.split("\0") if path and (ROOT / path).exists()]
+
+
+@pytest.fixture(scope="session")
+def notebooks() -> dict[str, NotebookNode]:
+    """Every chapter, by the stem of its file."""
+    return {path.stem: nbformat.read(path, as_version=4) for path in CHAPTERS}
+
+
+@pytest.fixture(scope="session")
+def site() -> Path:
+    """The folder of the built site."""
+    if not (SITE / "index.html").exists():
+        skip_or_fail("the site is not built; run make book")
+    return SITE

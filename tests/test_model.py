@@ -1,0 +1,207 @@
+"""Training, saving and sampling with a small network on real text."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import hlstm
+
+
+@pytest.fixture(scope="module")
+def ids() -> torch.Tensor:
+    return vocabulary().encode(hlstm.load_corpus("shakespeare")[:40_000])
+
+
+def vocabulary() -> hlstm.Vocabulary:
+    return hlstm.Vocabulary.from_text(hlstm.load_corpus("shakespeare"))
+
+
+def network(dropout: float = 0.0) -> hlstm.DeepRNN:
+    torch.manual_seed(0)
+    return hlstm.DeepRNN(vocabulary(), hidden_size=16, num_layers=2, dropout=dropout)
+
+
+def test_training_learns_and_repeats_itself(ids: torch.Tensor) -> None:
+    config = hlstm.TrainConfig(batch_size=8, sequence_length=16, steps=80)
+    runs = []
+    for _ in range(2):
+        net = network()
+        before = hlstm.evaluate(net, ids[-4000:])
+        history = hlstm.Trainer(net, config, progress=False).fit(ids[:-4000], ids[-4000:])
+        assert history.val_loss[-1] < before - 0.8
+        runs.append(history)
+    assert runs[0].loss == runs[1].loss
+    assert runs[0].val_loss == runs[1].val_loss
+
+
+def test_training_passes_the_end_of_a_short_text(ids: torch.Tensor) -> None:
+    config = hlstm.TrainConfig(batch_size=4, sequence_length=16, steps=40)
+    history = hlstm.Trainer(network(), config, progress=False).fit(ids[:500])
+    assert len(history.loss) == 40
+    assert history.loss[-1] < history.loss[0]
+
+
+def test_evaluation_does_not_depend_on_the_window(ids: torch.Tensor) -> None:
+    net = network(dropout=0.5).train()
+    losses = [hlstm.evaluate(net, ids[:3000], 4, T) for T in (7, 100, 5000)]
+    assert max(losses) - min(losses) < 1e-5
+    assert net.training
+
+
+def test_a_text_too_short_for_the_batch_is_refused(ids: torch.Tensor) -> None:
+    trainer = hlstm.Trainer(network(), hlstm.TrainConfig(batch_size=32), progress=False)
+    with pytest.raises(ValueError, match="train_ids has 40 characters"):
+        trainer.fit(ids[:40])
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_before_the_weights(
+    ids: torch.Tensor, poison: float
+) -> None:
+    net = network()
+    with torch.no_grad():
+        net.head.bias[3] = poison
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    config = hlstm.TrainConfig(batch_size=4, sequence_length=8, steps=3)
+    with pytest.raises(hlstm.TrainingError, match="step 0: the loss is"):
+        hlstm.Trainer(net, config, progress=False).fit(ids)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]) or name == "head.bias"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 0}, {"learning_rate": float("nan")}, {"max_norm": -1}, {"eval_every": -1}],
+)
+def test_impossible_hyperparameters_are_named(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        hlstm.TrainConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_saved_network_comes_back_the_same(tmp_path: Path) -> None:
+    net, path = network(dropout=0.25), tmp_path / "model.safetensors"
+    net.save(path)
+    again = hlstm.load_model(path)
+    assert again.vocab == net.vocab
+    assert again.lstm.dropout.p == 0.25
+    assert not again.training
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_failed_save_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    network().save(path)
+    before = path.read_bytes()
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hlstm.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        network().save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def damaged(path: Path, how: str) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "empty": b"",
+            "text": b"ROMEO:\n" * 100,
+            "cut": whole[:-100],
+            "pickle": b"\x80\x04\x95" + bytes(200),
+            "header": b"\xff" * 8 + whole[8:],
+        }[how]
+    )
+
+
+@pytest.mark.parametrize("how", ["empty", "text", "cut", "pickle", "header"])
+def test_a_damaged_file_is_refused(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "model.safetensors"
+    network().save(path)
+    damaged(path, how)
+    with pytest.raises(hlstm.CheckpointError, match=r"model\.safetensors"):
+        hlstm.load_model(path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    net, path = network(), tmp_path / "model.safetensors"
+    with torch.no_grad():
+        net.head.weight[0, 0] = float("nan")
+    net.save(path)
+    with pytest.raises(hlstm.CheckpointError, match=r"not finite.*head\.weight"):
+        hlstm.load_model(path)
+
+
+def test_an_unknown_pretrained_name_lists_the_known() -> None:
+    with pytest.raises(ValueError, match="shakespeare"):
+        hlstm.load_pretrained("marlowe")
+
+
+def test_the_pretrained_network_beats_the_best_ngram() -> None:
+    net = hlstm.load_pretrained("shakespeare")
+    ids = net.vocab.encode(hlstm.load_corpus("shakespeare"))
+    train_ids, val_ids = hlstm.train_val_split(ids)
+    ngram = -hlstm.witten_bell(train_ids, val_ids, len(net.vocab), 6)[-1].log().mean()
+    assert hlstm.evaluate(net, val_ids) < float(ngram)
+
+
+def test_text_at_moderate_temperature_reads_like_a_play() -> None:
+    corpus = hlstm.load_corpus("shakespeare")
+    known = set(corpus.lower().replace("\n", " ").split(" "))
+    text = hlstm.load_pretrained().generate_text("ROMEO:\n", 2000, 0.8, seed=1)
+    words = text.lower().split()
+    assert sum(word in known for word in words) / len(words) > 0.85
+    speakers = [line for line in text.split("\n") if line.endswith(":") and line.isupper()]
+    assert len(speakers) >= 3
+    assert max(map(len, text.split("\n"))) < 120
+
+
+def test_sampling_leaves_no_trace() -> None:
+    net = network(dropout=0.5).train()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first = net.generate_text("ROMEO:", 30, seed=3)
+    assert torch.equal(torch.rand(3), expected)
+    assert net.training
+    assert net.generate_text("ROMEO:", 30, seed=3) == first
+    assert net.generate_text("ROMEO:", 30, seed=4) != first
+    assert net.generate_text("ROMEO:", 0) == "ROMEO:"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_k": 0}, "top_k"),
+        ({"top_k": 77}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"length": -1}, "length"),
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": "ROMÉO:"}, "U\\+00C9"),
+    ],
+)
+def test_bad_arguments_are_named(wrong: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {"prompt": "ROMEO:", "length": 5} | wrong
+    with pytest.raises(ValueError, match=message):
+        network().generate_text(**arguments)  # type: ignore[arg-type]
+
+
+def test_boltzmann_limits_and_extremes() -> None:
+    z = torch.tensor([1.0, 3.0, 3.0, -torch.inf])
+    assert hlstm.boltzmann(z, 0).tolist() == [0, 0.5, 0.5, 0]
+    assert hlstm.boltzmann(z, 1e-30).tolist() == [0, 0.5, 0.5, 0]
+    torch.testing.assert_close(hlstm.boltzmann(z[:3], 1e9), torch.full((3,), 1 / 3))
+    huge = hlstm.boltzmann(torch.tensor([1e30, -1e30]), 1e-3)
+    assert huge.tolist() == [1, 0]

@@ -1,0 +1,281 @@
+"""The sources themselves: clean notebooks, one place for names, honest citations."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from nbformat import NotebookNode
+from pybtex.database import parse_file
+
+from book import ROOT, settings
+from book.exports import exported_modules, init_source
+from book.reader import MAGIC, code_cells, dependencies, modules, read, split_directives
+
+ALLOWED = {"torch", "numpy", "safetensors", "tqdm", "pooch"} | set(
+    sys.stdlib_module_names
+)
+MACHINE_PATH = re.compile(
+    r"(?:^|[\s\"'=(])/(?:root|home|tmp|work|Users)/\w", re.MULTILINE
+)
+
+
+def read_text(path: str) -> str:
+    """A tracked file as text, or nothing where it is not text."""
+    try:
+        return (ROOT / path).read_text("utf-8")
+    except UnicodeDecodeError:
+        return ""
+
+
+# The notebooks
+
+
+def test_notebooks_have_no_outputs(notebooks: dict[str, NotebookNode]) -> None:
+    for name, notebook in notebooks.items():
+        for cell in code_cells(notebook):
+            assert not cell.outputs and cell.execution_count is None, (
+                f"{name} {cell.id}"
+            )
+
+
+def test_cell_ids_are_unique(notebooks: dict[str, NotebookNode]) -> None:
+    for name, notebook in notebooks.items():
+        assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5), name
+        ids = [cell.get("id") for cell in notebook.cells]
+        assert all(ids) and len(ids) == len(set(ids)), name
+
+
+def test_cells_are_short(notebooks: dict[str, NotebookNode]) -> None:
+    """A cell that exports a class may be long; a cell that a reader runs may not."""
+    for name, notebook in notebooks.items():
+        for cell in code_cells(notebook):
+            directives, code = split_directives(cell.source)
+            if not directives.keys() & {"export", "exports", "exporti", "hide"}:
+                assert len(code.splitlines()) <= 40, f"{name} {cell.id}"
+
+
+def test_nbdev_clean_changes_nothing(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "settings.ini", tmp_path)
+    copy = shutil.copytree(ROOT / "chapters", tmp_path / "chapters")
+    code = "from nbdev.clean import nbdev_clean; nbdev_clean.__wrapped__()"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    dirty = [p.name for p in copy.glob("*.ipynb") if p.read_bytes() != original(p)]
+    assert not dirty, f"run make clean-outputs: {dirty}"
+
+
+def original(copy: Path) -> bytes:
+    return (ROOT / "chapters" / copy.name).read_bytes()
+
+
+def test_figures_have_a_text_alternative(notebooks: dict[str, NotebookNode]) -> None:
+    draws = re.compile(r"plt\.(subplots|subplot_mosaic|figure|plot|show)\(")
+    for name, notebook in notebooks.items():
+        for cell in code_cells(notebook):
+            directives, code = split_directives(cell.source)
+            shown = not directives.keys() & {"hide", "export", "exports", "exporti"}
+            defines = re.search(r"^def ", code, re.MULTILINE)
+            if shown and draws.search(code) and not defines:
+                assert directives.get("fig-alt"), f"{name} {cell.id} lacks fig-alt"
+
+
+def test_each_chapter_has_one_title_with_its_number(
+    notebooks: dict[str, NotebookNode],
+) -> None:
+    for name, notebook in notebooks.items():
+        prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+        prose = re.sub(r"^```.*?^```", "", prose, flags=re.DOTALL | re.MULTILINE)
+        titles = re.findall(r"^# (.*)", prose, flags=re.MULTILINE)
+        assert len(titles) == 1, f"{name}: {titles}"
+        assert titles[0].startswith(f"{int(name[:2])}."), f"{name}: {titles}"
+
+
+# What the chapters import
+
+
+def imported(code: str) -> set[str]:
+    """The modules that code imports at its top level, with dots."""
+    found = set()
+    for node in ast.parse(MAGIC.sub("pass", code)).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "chapters import by full name"
+            found.add(node.module or "")
+    return found
+
+
+def test_exported_code_imports_little(notebooks: dict[str, NotebookNode]) -> None:
+    for name, notebook in notebooks.items():
+        for cell in code_cells(notebook):
+            directives, code = split_directives(cell.source)
+            if directives.keys() & {"export", "exports", "exporti"}:
+                heads = {module.partition(".")[0] for module in imported(code)}
+                assert heads <= ALLOWED | {"hlstm"}, f"{name} {cell.id}"
+
+
+def test_chapters_import_only_earlier_modules(
+    notebooks: dict[str, NotebookNode],
+) -> None:
+    earlier: set[str] = set()
+    for name, notebook in notebooks.items():
+        for cell in code_cells(notebook):
+            _, code = split_directives(cell.source)
+            for module in imported(code):
+                head, _, rest = module.partition(".")
+                assert head not in {"nbdev", "fastcore"}, f"{name} {cell.id}"
+                if head == "hlstm" and rest:
+                    assert rest in earlier, f"{name} imports {module}"
+        earlier |= set(modules(notebook))
+
+
+# The package
+
+
+def test_the_package_names_what_its_modules_export() -> None:
+    import hlstm
+
+    package = ROOT / "hlstm"
+    source = init_source(package, exported_modules(ROOT), settings()["version"])
+    assert (package / "__init__.py").read_text("utf-8") == source
+    assert len(hlstm.__all__) == len(set(hlstm.__all__)) > 0
+    assert all(hasattr(hlstm, name) for name in hlstm.__all__)
+
+
+# The cache of executed chapters
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A small project: `b` uses `a`, `c` stands alone and reads a folder of data."""
+    package = tmp_path / "hlstm"
+    (package / "data").mkdir(parents=True)
+    (package / "__init__.py").write_text("from .a import x\n")
+    (package / "a.py").write_text("x = 1\n")
+    (package / "b.py").write_text("from .a import x\n")
+    (package / "c.py").write_text("path = 'data/plays.txt'\n")
+    (package / "data" / "plays.txt").write_text("a play\n")
+    return tmp_path
+
+
+def signature(code: str, root: Path) -> str:
+    cell = {
+        "id": "a",
+        "cell_type": "code",
+        "source": code,
+        "metadata": {},
+        "outputs": [],
+    }
+    text = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}}
+    notebook = NotebookNode(text, cells=[NotebookNode(cell, execution_count=None)])
+    import nbformat
+
+    return str(read(nbformat.writes(notebook), root).metadata["kernelspec"]["hlstm"])
+
+
+@pytest.mark.parametrize(
+    ("code", "stems"),
+    [
+        ("import torch", set()),
+        ("from hlstm.a import x", {"a"}),
+        ("from hlstm.b import x", {"a", "b"}),
+        ("from hlstm import b", {"a", "b"}),
+        ("%matplotlib inline\nimport hlstm.c as c", {"c", "plays"}),
+        ("import hlstm", {"a", "b", "c", "plays"}),
+        ("from hlstm import x", {"a", "b", "c", "plays"}),
+        ("def f():\n    from hlstm.a import x", {"a"}),
+    ],
+)
+def test_dependencies_of_a_chapter(project: Path, code: str, stems: set[str]) -> None:
+    found = dependencies(code, project / "hlstm")
+    assert {path.stem for path in found} == stems
+
+
+@pytest.mark.parametrize(
+    ("changed", "affected"),
+    [
+        ("hlstm/a.py", {"a", "b"}),
+        ("hlstm/b.py", {"b"}),
+        ("hlstm/c.py", {"c"}),
+        ("hlstm/data/plays.txt", {"c"}),
+        ("hlstm/__init__.py", set()),
+        ("constraints.txt", {"a", "b", "c"}),
+    ],
+)
+def test_a_change_reaches_the_chapters_that_use_it(
+    project: Path, changed: str, affected: set[str]
+) -> None:
+    before = {name: signature(f"import hlstm.{name}", project) for name in "abc"}
+    with (project / changed).open("a") as file:
+        file.write("# changed\n")
+    after = {name: signature(f"import hlstm.{name}", project) for name in "abc"}
+    assert {name for name in "abc" if before[name] != after[name]} == affected
+
+
+def test_directives_become_tags() -> None:
+    assert split_directives("# | hide\n#|fig-alt: a: b\nx = 1\n#| not\n") == (
+        {"hide": "", "fig-alt": "a: b"},
+        "x = 1\n#| not\n",
+    )
+
+
+# Names, versions and paths
+
+
+def test_only_settings_name_the_owner(tracked: list[str]) -> None:
+    owner = settings()["user"]
+    named = [path for path in tracked if owner in read_text(path)]
+    assert named == ["settings.ini"]
+
+
+def test_versions_agree() -> None:
+    import hlstm
+
+    version = settings()["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == version == hlstm.__version__
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_no_path_of_a_machine(tracked: list[str]) -> None:
+    named = [path for path in tracked if MACHINE_PATH.search(read_text(path))]
+    assert not named
+
+
+def test_constraints_hold_the_requirements() -> None:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").split()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    pinned = {line.partition("==")[0].lower() for line in lines}
+    known = settings()
+    wanted = (known["requirements"] + " " + known["dev_requirements"]).split()
+    assert {re.split(r"[<>=]", word)[0].lower() for word in wanted} <= pinned
+
+
+# Citations
+
+
+def test_works_that_are_cited_are_in_the_bibliography(tracked: list[str]) -> None:
+    known = set()
+    for entry in parse_file(ROOT / "book" / "references.bib").entries.values():
+        known.add(entry.fields.get("url", ""))
+        known.add("https://doi.org/" + entry.fields.get("doi", ""))
+    pages = [path for path in tracked if path.endswith((".ipynb", ".md"))]
+    link = re.compile(r"https?://(?:doi\.org|arxiv\.org/abs)/[^\s)\"\\>]+")
+    cited = {(path, url) for path in pages for url in link.findall(read_text(path))}
+    assert cited
+    missing = sorted((path, url) for path, url in cited if url not in known)
+    assert not missing
+
+
+def test_bibliography_entries_are_complete() -> None:
+    entries = parse_file(ROOT / "book" / "references.bib").entries
+    unlinked = {"hochreiter1991", "mikolov2012"}
+    for key, entry in entries.items():
+        assert re.fullmatch(r"[a-z]+\d{4}[a-z]*", key), key
+        assert entry.persons.get("author") and entry.fields.get("title"), key
+        assert entry.fields["year"] in key, key
+        assert key in unlinked or {"doi", "url"} & entry.fields.keys(), key
