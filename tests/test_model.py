@@ -28,7 +28,9 @@ def test_training_learns_and_repeats_itself(ids: torch.Tensor) -> None:
     for _ in range(2):
         net = network()
         before = hlstm.evaluate(net, ids[-4000:])
-        history = hlstm.Trainer(net, config, progress=False).fit(ids[:-4000], ids[-4000:])
+        history = hlstm.Trainer(net, config, progress=False).fit(
+            ids[:-4000], ids[-4000:]
+        )
         assert history.val_loss[-1] < before - 0.8
         runs.append(history)
     assert runs[0].loss == runs[1].loss
@@ -72,7 +74,12 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"learning_rate": float("nan")}, {"max_norm": -1}, {"eval_every": -1}],
+    [
+        {"steps": 0},
+        {"learning_rate": float("nan")},
+        {"max_norm": -1},
+        {"eval_every": -1},
+    ],
 )
 def test_impossible_hyperparameters_are_named(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -158,7 +165,9 @@ def test_text_at_moderate_temperature_reads_like_a_play() -> None:
     text = hlstm.load_pretrained().generate_text("ROMEO:\n", 2000, 0.8, seed=1)
     words = text.lower().split()
     assert sum(word in known for word in words) / len(words) > 0.85
-    speakers = [line for line in text.split("\n") if line.endswith(":") and line.isupper()]
+    speakers = [
+        line for line in text.split("\n") if line.endswith(":") and line.isupper()
+    ]
     assert len(speakers) >= 3
     assert max(map(len, text.split("\n"))) < 120
 

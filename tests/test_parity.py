@@ -3,16 +3,19 @@
 import copy
 import itertools
 import pickle
+from typing import Any
 
 import pytest
 import torch
 
 import hlstm
 
-CLOSE = {"rtol": 0, "atol": 1e-12}
+CLOSE: dict[str, Any] = {"rtol": 0, "atol": 1e-12}
 
 
-def pair(layers: int, bias: bool, batch_first: bool) -> tuple[torch.nn.LSTM, hlstm.LSTM]:
+def pair(
+    layers: int, bias: bool, batch_first: bool
+) -> tuple[torch.nn.LSTM, hlstm.LSTM]:
     torch.manual_seed(0)
     theirs = torch.nn.LSTM(5, 7, layers, bias, batch_first, dtype=torch.float64)
     mine = hlstm.LSTM(5, 7, layers, bias, batch_first, dtype=torch.float64)
@@ -97,6 +100,7 @@ def test_clipping_equals_torch_over_many_gradients() -> None:
             p.grad = torch.randn_like(p) * scale
         theirs = copy.deepcopy(mine)
         for p, q in zip(mine, theirs, strict=True):
+            assert p.grad is not None
             q.grad = p.grad.clone()
         a = hlstm.clip_grad_norm_(mine, 0.7)
         b = torch.nn.utils.clip_grad_norm_(theirs, 0.7)

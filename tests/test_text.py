@@ -119,7 +119,9 @@ def brute_force(train: str, held_out: str, size: int, order: int) -> list[float]
     return result
 
 
-@given(st.text("abc", min_size=8, max_size=60), st.text("abcd", min_size=1, max_size=20))
+@given(
+    st.text("abc", min_size=8, max_size=60), st.text("abcd", min_size=1, max_size=20)
+)
 def test_witten_bell_equals_counting_by_hand(train: str, held_out: str) -> None:
     vocab = hlstm.Vocabulary("abcd")
     orders = hlstm.witten_bell(vocab.encode(train), vocab.encode(held_out), 4, 5)
