@@ -19,12 +19,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 from book import ROOT
 
 DIRECTIVE = re.compile(r"#\s*\|\s*(?P<name>[\w-]+)\s*:?\s*(?P<value>.*)")
-MAGIC = re.compile(r"^\s*[%!].*$", re.MULTILINE)
 
 
 def split_directives(source: str) -> tuple[dict[str, str], str]:
@@ -35,6 +35,11 @@ def split_directives(source: str) -> tuple[dict[str, str], str]:
         directives[match["name"]] = match["value"].strip()
         del lines[0]
     return directives, "".join(lines)
+
+
+def plain_python(code: str) -> str:
+    """Code of a notebook with its magics, if any, turned into calls."""
+    return TransformerManager().transform_cell(code)
 
 
 def code_cells(notebook: NotebookNode) -> Iterator[NotebookNode]:
@@ -116,7 +121,7 @@ def dependencies(code: str, package: Path) -> list[Path]:
     data: set[str] = set()
     sources = [code]
     while sources:
-        tree = ast.parse(MAGIC.sub("pass", sources.pop()))
+        tree = ast.parse(plain_python(sources.pop()))
         data |= _strings(tree) & folders
         fresh = _imports(tree, package.name, names) - found
         found |= fresh

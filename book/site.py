@@ -22,6 +22,11 @@ from book.reader import read
 
 LOGGER = logging.getLogger(__name__)
 API_PAGE = "appendices/api"
+# Classes whose members are somebody else's to document.
+FOREIGN = (
+    "Module, Function, FunctionCtx, _HookMixin, _FunctionBase, _SingleLevelFunction, "
+    "tuple, BaseException"
+)
 API_MARK = re.compile(r"<!-- one section for each module.*?-->")
 
 
@@ -169,7 +174,8 @@ def write_api(app: Sphinx, page: str, source: list[str]) -> None:
     if page == API_PAGE:
         sections = [
             f"## {PACKAGE}.{name}\n\n"
-            f"```{{eval-rst}}\n.. automodule:: {PACKAGE}.{name}\n   :members:\n```"
+            f"```{{eval-rst}}\n.. automodule:: {PACKAGE}.{name}\n"
+            f"   :members:\n   :inherited-members: {FOREIGN}\n```"
             for name in exported_modules(ROOT)
         ]
         source[0] = API_MARK.sub(lambda _: "\n\n".join(sections), source[0])

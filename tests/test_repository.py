@@ -14,7 +14,14 @@ from pybtex.database import parse_file
 
 from book import ROOT, settings
 from book.exports import exported_modules, init_source
-from book.reader import MAGIC, code_cells, dependencies, modules, read, split_directives
+from book.reader import (
+    code_cells,
+    dependencies,
+    modules,
+    plain_python,
+    read,
+    split_directives,
+)
 
 ALLOWED = {"torch", "numpy", "safetensors", "tqdm", "pooch"} | set(
     sys.stdlib_module_names
@@ -100,7 +107,7 @@ def test_each_chapter_has_one_title_with_its_number(
 def imported(code: str) -> set[str]:
     """The modules that code imports at its top level, with dots."""
     found = set()
-    for node in ast.parse(MAGIC.sub("pass", code)).body:
+    for node in ast.parse(plain_python(code)).body:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
