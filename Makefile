@@ -1,7 +1,7 @@
 # The hlstm book. Plain `make` prints the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book serve test export clean-outputs lock clean check chapters-test
+.PHONY: help book serve test export clean-outputs lock wheel weights clean check chapters-test
 
 python := .venv/bin/python
 installed := .venv/.installed
@@ -42,6 +42,16 @@ clean-outputs: $(installed) ## strip outputs from the chapters and format their 
 
 lock: ## resolve settings.ini afresh into constraints.txt
 	@sh book/environment.sh lock
+
+wheel: $(installed) ## build the package into dist/
+	@$(python) -m book.exports
+	@mkdir -p _build
+	@$(python) -m build --no-isolation --outdir dist . >_build/wheel.txt || { tail -n 20 _build/wheel.txt; exit 1; }
+	@ls dist/*.whl
+
+weights: $(installed) ## train the network that comes with the package; half an hour
+	@$(python) -m book.exports
+	@$(python) benchmarks/weights.py
 
 clean: ## remove what was built; .venv stays
 	@rm -rf _build build dist *.egg-info

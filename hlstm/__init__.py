@@ -54,6 +54,7 @@ from .training import (
     evaluate,
     History,
     TrainingError,
+    train_step,
     Trainer,
 )
 from .sampling import (
@@ -102,6 +103,7 @@ __all__ = [
     "evaluate",
     "History",
     "TrainingError",
+    "train_step",
     "Trainer",
     "entropy",
     "boltzmann",

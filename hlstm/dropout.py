@@ -47,4 +47,5 @@ class InvertedDropout(nn.Module):
         return input * keep.bernoulli_(1 - self.p).div_(1 - self.p)
 
     def extra_repr(self) -> str:
+        """Return what `repr` shows between the brackets."""
         return f"p={self.p}, shared_dim={self.shared_dim}"

@@ -169,7 +169,7 @@ def _read_text(path: Path) -> str:
 
 # %% ../chapters/01_text.ipynb #94c92be5
 def load_corpus(source: str | os.PathLike[str] = "shakespeare") -> str:
-    """Load a text to learn from.
+    r"""Load a text to learn from.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def load_corpus(source: str | os.PathLike[str] = "shakespeare") -> str:
     Returns
     -------
     str
-        The text. A byte order mark is dropped, and line ends become `\\n`.
+        The text. A byte order mark is dropped, and line ends become `\n`.
 
     Raises
     ------
