@@ -95,7 +95,7 @@ class LSTMCell(_CellParameters):
     """
 
     def forward(self, input: Tensor, hx: State | None = None) -> State:
-        """Take one step, equations (4.5) to (4.8).
+        """Take one step, equation (4.8), then (4.1) to (4.6).
 
         Parameters
         ----------
@@ -127,14 +127,14 @@ def set_forget_bias_(module: nn.Module, value: float = 1.0) -> nn.Module:
 
     The block f of each `bias_ih` becomes `value`, that of each `bias_hh` zero, because
     the two are added. After Gers, Schmidhuber and Cummins (2000) and Jozefowicz,
-    Zaremba and Sutskever (2015). The memory's half-life is then equation (4.13).
+    Zaremba and Sutskever (2015). Equation (4.13) is the half-life through f alone.
 
     Parameters
     ----------
     module
         An `LSTMCell`, an `LSTM`, one of PyTorch's, or a module that holds some.
     value
-        The forget bias; σ(`value`) is the share of the memory kept at zero input.
+        The forget bias; σ(`value`) is the share of the memory kept where x = h = 0.
 
     Returns
     -------

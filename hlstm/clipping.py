@@ -67,7 +67,7 @@ def clip_grad_norm_(
     """Shorten the gradient to the length `max_norm` where it is longer, in place.
 
     The direction stays (equation 8.5; Pascanu, Mikolov and Bengio, 2013). The result is
-    that of `torch.nn.utils.clip_grad_norm_`.
+    that of `torch.nn.utils.clip_grad_norm_`, as long as no square overflows.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def clip_grad_norm_(
     ValueError
         If `max_norm` is not positive.
     NonFiniteGradientError
-        If a gradient is NaN or infinite. No gradient is changed.
+        If ‖g‖ is NaN or infinite. No gradient is changed.
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm is positive, and got {max_norm}")

@@ -194,11 +194,18 @@ def generate_ids(
     ----------
     ids
         The prompts, (B, T) int64, T ≥ 1. They need not be equal, but have one length.
+    length, temperature, top_k, top_p, seed
+        See `generate_text`.
 
     Returns
     -------
     Tensor
         (B, T + length) int64, the prompts included.
+
+    Raises
+    ------
+    ValueError
+        If `length` or a sampling argument is outside its range.
     """
     if isinstance(length, bool) or not isinstance(length, int) or length < 0:
         raise ValueError(f"length is an integer, 0 or larger, and got {length}")

@@ -24,10 +24,10 @@ from .clipping import clip_grad_norm_
 from .stack import DeepRNN
 from .text import windows
 
-# %% ../chapters/09_training.ipynb #c9e0b242
+# %% ../chapters/09_training.ipynb #01c4a628
 @dataclass(frozen=True)
 class TrainConfig:
-    """The hyperparameters of a training run.
+    """The hyperparameters of a run; a number outside its range raises ValueError.
 
     Parameters
     ----------
@@ -49,14 +49,12 @@ class TrainConfig:
         Steps between two evaluations on held-out text; 0 evaluates at the end only.
     seed
         Decides where each pass over the text starts.
-
-    A number outside its range raises ValueError, which names it.
     """
 
     batch_size: int = 32
     sequence_length: int = 64
     steps: int = 1000
-    learning_rate: float = 5e-3
+    learning_rate: float = 1e-2
     warmup_steps: int = 50
     weight_decay: float = 0.01
     max_norm: float = 1.0
