@@ -41,13 +41,6 @@ from .clipping import (
     grad_norm,
     clip_grad_norm_,
 )
-from .checkpoint import (
-    SCHEMA,
-    CheckpointError,
-    save_model,
-    load_model,
-    load_pretrained,
-)
 from .training import (
     TrainConfig,
     learning_rate_at,
@@ -56,6 +49,13 @@ from .training import (
     TrainingError,
     train_step,
     Trainer,
+)
+from .checkpoint import (
+    SCHEMA,
+    CheckpointError,
+    save_model,
+    load_model,
+    load_pretrained,
 )
 from .sampling import (
     entropy,
@@ -93,11 +93,6 @@ __all__ = [
     "NonFiniteGradientError",
     "grad_norm",
     "clip_grad_norm_",
-    "SCHEMA",
-    "CheckpointError",
-    "save_model",
-    "load_model",
-    "load_pretrained",
     "TrainConfig",
     "learning_rate_at",
     "evaluate",
@@ -105,6 +100,11 @@ __all__ = [
     "TrainingError",
     "train_step",
     "Trainer",
+    "SCHEMA",
+    "CheckpointError",
+    "save_model",
+    "load_model",
+    "load_pretrained",
     "entropy",
     "boltzmann",
     "keep_top_k",

@@ -87,7 +87,7 @@ def test_impossible_sizes_are_named(sizes: tuple[int, int]) -> None:
 
 
 def test_forget_bias_needs_biases() -> None:
-    with pytest.raises(ValueError, match="no bias_ih"):
+    with pytest.raises(ValueError, match="no LSTM bias to set in LSTM"):
         hlstm.set_forget_bias_(hlstm.LSTM(5, 7, bias=False))
 
 

@@ -245,7 +245,7 @@ def test_versions_agree() -> None:
     version = settings()["version"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert citation["version"] == version == hlstm.__version__
-    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
 def test_no_path_of_a_machine(tracked: list[str]) -> None:
