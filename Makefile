@@ -49,7 +49,7 @@ wheel: $(installed) ## build the package into dist/
 	@$(python) -m build --no-isolation --outdir dist . >_build/wheel.txt || { tail -n 20 _build/wheel.txt; exit 1; }
 	@ls dist/*.whl
 
-weights: $(installed) ## train the network that comes with the package; half an hour
+weights: $(installed) ## train the network that comes with the package, in ten to twenty minutes
 	@$(python) -m book.exports
 	@$(python) benchmarks/weights.py
 

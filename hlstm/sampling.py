@@ -188,24 +188,19 @@ def generate_ids(
     top_p: float | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    """Let a network write on from B prompts at once; see `generate_text`.
+    """Let a network write on from B prompts at once.
 
     Parameters
     ----------
     ids
-        The prompts, (B, T) int64, T ≥ 1. They need not be equal, but have one length.
-    length, temperature, top_k, top_p, seed
-        See `generate_text`.
+        The prompts, (B, T) int64, T ≥ 1: all of one length.
+    net, length, temperature, top_k, top_p, seed
+        See `generate_text`, also for the errors.
 
     Returns
     -------
     Tensor
         (B, T + length) int64, the prompts included.
-
-    Raises
-    ------
-    ValueError
-        If `length` or a sampling argument is outside its range.
     """
     if isinstance(length, bool) or not isinstance(length, int) or length < 0:
         raise ValueError(f"length is an integer, 0 or larger, and got {length}")
