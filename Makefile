@@ -45,7 +45,7 @@ lock: ## resolve settings.ini afresh into constraints.txt
 
 wheel: $(installed) ## build the package into dist/
 	@$(python) -m book.exports
-	@mkdir -p _build
+	@mkdir -p "$$IPYTHONDIR"
 	@$(python) -m build --no-isolation --outdir dist . >_build/wheel.txt || { tail -n 20 _build/wheel.txt; exit 1; }
 	@ls dist/*.whl
 
@@ -65,6 +65,7 @@ check: $(installed)
 # The book's build runs every chapter in full, 09 and its three minutes of training too; here
 # the others run once more the way nbdev runs them. In a copy, so that the tree stays clean.
 chapters-test: $(installed)
+	@mkdir -p "$$IPYTHONDIR"
 	@folder=$$(mktemp -d) && cp -R settings.ini chapters "$$folder" && cd "$$folder" && \
 	OMP_NUM_THREADS=1 $(offline) "$(CURDIR)/.venv/bin/nbdev_test" --n_workers 2 --skip_file_re '^(09_training|[_.])'; \
 	status=$$?; rm -rf "$$folder"; exit $$status
@@ -77,7 +78,7 @@ $(installed): constraints.txt settings.ini setup.py pyproject.toml
 # chapters stay cached.
 $(built): $(installed) $(sources)
 	@$(python) -m book.exports
-	@mkdir -p _build
+	@mkdir -p "$$IPYTHONDIR"
 	@$(offline) .venv/bin/jupyter-book build . -W --keep-going -q >_build/log.txt || \
 		{ rm -rf _build/.doctrees; echo "the book was not built; see the lines above"; exit 1; }
 	@touch $@
