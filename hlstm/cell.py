@@ -30,22 +30,17 @@ class _CellParameters(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if min(input_size, hidden_size) < 1:
-            raise ValueError(
-                "input_size and hidden_size are at least 1, and got "
-                f"{input_size} and {hidden_size}"
-            )
         self.input_size, self.hidden_size, self.bias = input_size, hidden_size, bias
         H, new = hidden_size, {"device": device, "dtype": dtype}
-        self.weight_ih = nn.Parameter(torch.empty(4 * H, input_size, **new))
-        self.weight_hh = nn.Parameter(torch.empty(4 * H, H, **new))
+        self.weight_ih = nn.Parameter(torch.empty((4 * H, input_size), **new))
+        self.weight_hh = nn.Parameter(torch.empty((4 * H, H), **new))
         self.bias_ih = nn.Parameter(torch.empty(4 * H, **new)) if bias else None
         self.bias_hh = nn.Parameter(torch.empty(4 * H, **new)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw every parameter uniformly from ±1/√H."""
-        bound = 1 / math.sqrt(self.hidden_size)
+        bound = 1 / math.sqrt(max(self.hidden_size, 1))
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
@@ -59,25 +54,50 @@ def _checked_state(
     input: Tensor, hx: State | None, input_size: int, hidden_size: int
 ) -> State:
     """Return the state before the step, once all shapes are known to fit."""
-    if input.dim() not in (1, 2):
+    dims = input.dim()
+    if dims not in (1, 2):
         raise ValueError(
-            f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead"
+            f"LSTMCell: Expected input to be 1D or 2D, got {dims}D instead"
         )
+    for k, state in enumerate(() if hx is None else hx):
+        if state.dim() not in (1, 2):
+            raise ValueError(
+                f"LSTMCell: Expected hx[{k}] to be 1D or 2D, got {state.dim()}D instead"
+            )
     if input.shape[-1] != input_size:
         raise RuntimeError(
             f"input has inconsistent input_size: got {input.shape[-1]} "
             f"expected {input_size}"
         )
-    expected = (*input.shape[:-1], hidden_size)
     if hx is None:
-        return input.new_zeros(expected), input.new_zeros(expected)
-    for name, state in zip(("hx[0], h,", "hx[1], c,"), hx, strict=True):
-        if tuple(state.shape) != expected:
-            raise RuntimeError(
-                f"{name} has shape {tuple(state.shape)}, expected {expected} "
-                f"for an input of shape {tuple(input.shape)}"
-            )
+        shape = (*input.shape[:-1], hidden_size)
+        return input.new_zeros(shape), input.new_zeros(shape)
+    _refuse_state(hx, 1 if dims == 1 else input.shape[0], dims, hidden_size)
     return hx
+
+# %% ../chapters/04_cell.ipynb #9bf384ff
+def _refuse_state(hx: State, batch: int, dims: int, hidden_size: int) -> None:
+    """Refuse a state that is not two tensors for a `dims`-D input of `batch` rows."""
+    if isinstance(hx, Tensor) and dims == 2:
+        raise TypeError(
+            "lstm_cell(): argument 'hx' (position 2) must be tuple of Tensors, "
+            "not Tensor"
+        )
+    if len(hx) != 2:
+        raise RuntimeError("lstm_cell expects two hidden states")
+    for k, state in enumerate(hx):
+        rows, *width = state.shape if dims == 2 else (1, *state.shape)
+        if rows != batch:
+            raise RuntimeError(
+                f"Input batch size {batch} doesn't match hidden{k} batch size {rows}"
+            )
+        if width != [hidden_size]:
+            # A wrong number of dimensions may hide behind the right length.
+            got = width if width[:1] in ([], [hidden_size]) else width[0]
+            raise RuntimeError(
+                f"hidden{k} has inconsistent hidden_size: got {got}, "
+                f"expected {hidden_size}"
+            )
 
 # %% ../chapters/04_cell.ipynb #5eebeb07
 class LSTMCell(_CellParameters):
@@ -86,7 +106,7 @@ class LSTMCell(_CellParameters):
     Parameters
     ----------
     input_size, hidden_size
-        I, the length of x, and H, the length of h and of c; at least 1.
+        I, the length of x, and H, the length of h and of c.
     bias
         Whether to add `bias_ih` and `bias_hh`.
     device, dtype
@@ -111,8 +131,9 @@ class LSTMCell(_CellParameters):
 
         Raises
         ------
-        ValueError, RuntimeError
-            If `input` is not 1-D or 2-D; if another shape does not fit.
+        ValueError, RuntimeError, TypeError
+            As `torch.nn.LSTMCell`: if `input` or a state is not 1-D or 2-D; if another
+            shape or a dtype does not fit, or `hx` is not two tensors; if it is one.
         """
         h, c = _checked_state(input, hx, self.input_size, self.hidden_size)
         a = input @ self.weight_ih.T + h @ self.weight_hh.T

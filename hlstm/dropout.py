@@ -6,8 +6,17 @@
 __all__ = ['InvertedDropout']
 
 # %% ../chapters/07_dropout.ipynb #990fedd2
-import torch
 from torch import Tensor, nn
+
+# %% ../chapters/07_dropout.ipynb #2a485e9e
+def drop_and_scale(input: Tensor, p: float, shared_dim: int | None = None) -> Tensor:
+    """Return `input` under one mask; equation (7.1). The mask repeats along `shared_dim`."""
+    shape = list(input.shape)
+    if shared_dim is not None:
+        shape[shared_dim] = 1
+    keep = input.new_empty(shape).bernoulli_(1 - p)
+    # At p = 1 nothing is kept, and nothing can be scaled.
+    return input * keep.div_(1 - p or 1)
 
 # %% ../chapters/07_dropout.ipynb #12bd7891
 class InvertedDropout(nn.Module):
@@ -19,7 +28,7 @@ class InvertedDropout(nn.Module):
     Parameters
     ----------
     p
-        Probability to drop an activation, 0 ≤ p < 1.
+        Probability to drop an activation, from 0 to 1. At 1 the output is zero.
     shared_dim
         A dimension along which the mask repeats: with time, an activation is dropped for
         a whole sequence (Gal and Ghahramani, 2016). None draws each entry by itself.
@@ -27,24 +36,19 @@ class InvertedDropout(nn.Module):
     Raises
     ------
     ValueError
-        If p is outside [0, 1).
+        If p is outside [0, 1].
     """
 
     def __init__(self, p: float = 0.5, shared_dim: int | None = None) -> None:
         super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"p, the probability to drop, is in [0, 1), and got {p}")
+        if not 0 <= p <= 1:
+            raise ValueError(f"p, the probability to drop, is in [0, 1], and got {p}")
         self.p, self.shared_dim = p, shared_dim
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop, scale, and return a tensor of the shape of `input` (equation 7.1)."""
-        if not self.training or self.p == 0:
-            return input
-        shape = list(input.shape)
-        if self.shared_dim is not None:
-            shape[self.shared_dim] = 1
-        keep = torch.empty(shape, device=input.device, dtype=input.dtype)
-        return input * keep.bernoulli_(1 - self.p).div_(1 - self.p)
+        dropping = self.training and self.p > 0
+        return drop_and_scale(input, self.p, self.shared_dim) if dropping else input
 
     def extra_repr(self) -> str:
         """Return what `repr` shows between the brackets."""

@@ -7,12 +7,16 @@ __all__ = ['unroll', 'LSTM', 'DeepRNN']
 
 # %% ../chapters/06_stack.ipynb #eabbb99a
 import os
+import warnings
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from numbers import Number
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
 
 from .cell import State, set_forget_bias_
 from .gates import gate_activations, update_state
@@ -51,6 +55,26 @@ def unroll(
         hidden.append(h)
     return torch.stack(hidden), h, c
 
+# %% ../chapters/06_stack.ipynb #17d623b7
+def unroll_packed(
+    batch_sizes: list[int], a_in: Tensor, h: Tensor, c: Tensor, weight_hh: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run one layer over packed sequences, the longest first; equation (6.2).
+
+    Step t reads the next `batch_sizes[t]` rows of `a_in` (N, 4H). Returns the hidden
+    states (N, H), and h and c after the last step of each sequence, both (B, H).
+    """
+    recurrent, hidden, ended = weight_hh.T, [], []
+    for a in a_in.split(batch_sizes):
+        n = len(a)
+        ended.append((h[n:], c[n:]))
+        a = torch.addmm(a, h[:n], recurrent)
+        h, c = update_state(gate_activations(a), c[:n])
+        hidden.append(h)
+    ended.append((h, c))
+    h, c = (torch.cat(parts[::-1]) for parts in zip(*ended, strict=True))
+    return torch.cat(hidden), h, c
+
 # %% ../chapters/06_stack.ipynb #a55ef0d3
 def pick_columns(ids: Tensor, weight_ih: Tensor, bias: Tensor | None) -> Tensor:
     """Compute `weight_ih` · onehot(k) + `bias` for each k; equation (6.3).
@@ -74,14 +98,6 @@ def layer_shapes(
     input_size: int, hidden_size: int, num_layers: int, bias: bool
 ) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every parameter of a stack, in PyTorch's order."""
-    sizes = {
-        "input_size": input_size,
-        "hidden_size": hidden_size,
-        "num_layers": num_layers,
-    }
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be greater than zero, and got {size}")
     rows = 4 * hidden_size
     shapes: dict[str, tuple[int, ...]] = {}
     for k in range(num_layers):
@@ -91,9 +107,65 @@ def layer_shapes(
             shapes[f"bias_ih_l{k}"] = shapes[f"bias_hh_l{k}"] = (rows,)
     return shapes
 
+# %% ../chapters/06_stack.ipynb #4edbdee9
+def check_arguments(
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    bias: bool,
+    batch_first: bool,
+    dropout: Any,
+) -> None:
+    """Refuse what `torch.nn.LSTM` refuses, and warn where it warns, in its words."""
+    number = isinstance(dropout, Number) and not isinstance(dropout, bool)
+    if not number or not 0 <= dropout <= 1:
+        raise ValueError(
+            "dropout should be a number in range [0, 1] representing the probability "
+            "of an element being zeroed"
+        )
+    if dropout > 0 and num_layers == 1:
+        warnings.warn(
+            "dropout option adds dropout after all but last recurrent layer, so "
+            "non-zero dropout expects num_layers greater than 1, but got "
+            f"dropout={dropout} and num_layers={num_layers}",
+            stacklevel=3,
+        )
+    sizes = {"input_size": input_size, "hidden_size": hidden_size}
+    for kind, values in (
+        (bool, {"bias": bias, "batch_first": batch_first}),
+        (int, sizes),
+    ):
+        for name, value in values.items():
+            if not isinstance(value, kind):
+                got = type(value).__name__
+                raise TypeError(f"{name} should be of type {kind.__name__}, got: {got}")
+    for name, size in (sizes | {"num_layers": num_layers}).items():
+        if size <= 0:
+            raise ValueError(f"{name} must be greater than zero")
+
+# %% ../chapters/06_stack.ipynb #e18e1617
+def refuse_options(hidden_size: int, bidirectional: bool, proj_size: int) -> None:
+    """Refuse the two options of `torch.nn.LSTM` that are not built here."""
+    if proj_size < 0:
+        raise ValueError(
+            "proj_size should be a positive integer or zero to disable projections"
+        )
+    if proj_size >= hidden_size:
+        raise ValueError("proj_size has to be smaller than hidden_size")
+    if proj_size > 0:
+        raise NotImplementedError(
+            f"hlstm.LSTM has no projections; for proj_size={proj_size} use torch.nn.LSTM"
+        )
+    if bidirectional:
+        raise NotImplementedError(
+            "hlstm.LSTM reads in one direction; for bidirectional=True use torch.nn.LSTM"
+        )
+
 # %% ../chapters/06_stack.ipynb #daa9282e
 class LSTMParameters(nn.Module):
     """Hold the parameters of an LSTM stack under PyTorch's names."""
+
+    mode, bidirectional, proj_size = "LSTM", False, 0
 
     def __init__(
         self,
@@ -103,15 +175,17 @@ class LSTMParameters(nn.Module):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        from hlstm.dropout import InvertedDropout  # chapter 7
-
         super().__init__()
         self.input_size, self.hidden_size = input_size, hidden_size
         self.num_layers, self.bias, self.batch_first = num_layers, bias, batch_first
-        self.dropout = InvertedDropout(dropout)
+        self.dropout = float(dropout)
+        check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout)
+        refuse_options(hidden_size, bidirectional, proj_size)
         shapes = layer_shapes(input_size, hidden_size, num_layers, bias)
         for name, shape in shapes.items():
             parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -124,11 +198,25 @@ class LSTMParameters(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        """The parameters, a list for each layer."""
+        names = list(layer_shapes(1, 1, self.num_layers, self.bias))
+        each = len(names) // self.num_layers
+        weights = [getattr(self, name) for name in names]
+        return [weights[k : k + each] for k in range(0, len(weights), each)]
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: there is no second copy of the weights to bring into line."""
+
     def extra_repr(self) -> str:
-        """Return the sizes, for `print`."""
-        layout = ", batch_first=True" if self.batch_first else ""
-        sizes = f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
-        return sizes + ("" if self.bias else ", bias=False") + layout
+        """Return what `print` shows: the sizes, and options that are not the default."""
+        usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0}
+        told = [str(self.input_size), str(self.hidden_size)]
+        for name, value in usual.items():
+            if getattr(self, name) != value:
+                told.append(f"{name}={getattr(self, name)}")
+        return ", ".join(told)
 
 # %% ../chapters/06_stack.ipynb #ddceaa27
 Layer = tuple[Tensor, Tensor, Tensor | None]
@@ -142,43 +230,74 @@ def layer_weights(stack: LSTMParameters, k: int) -> Layer:
     return getattr(stack, f"weight_ih_l{k}"), getattr(stack, f"weight_hh_l{k}"), bias
 
 # %% ../chapters/06_stack.ipynb #5211526e
+def chooses_dtype(tensor: Tensor) -> bool:
+    """Tell whether `torch.autocast` is on for the device of a tensor."""
+    kind = tensor.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def check_fit(state: Tensor, k: int, a_in: Tensor, shape: tuple[int, int, int]) -> None:
+    """Refuse h (k = 0) or c (k = 1) of another shape, device or dtype."""
+    if tuple(state.shape) != shape:
+        raise RuntimeError(
+            f"Expected hidden[{k}] size {shape}, got {list(state.shape)}"
+        )
+    where = "Input and hidden tensors are not"
+    if state.device != a_in.device:
+        raise RuntimeError(
+            f"{where} at the same device, found input tensor at {a_in.device} "
+            f"and hidden tensor at {state.device}"
+        )
+    if state.dtype != a_in.dtype and not chooses_dtype(a_in):
+        raise RuntimeError(
+            f"{where} the same dtype, found input tensor with {a_in.dtype} "
+            f"and hidden tensor with {state.dtype}"
+        )
+
+# %% ../chapters/06_stack.ipynb #0289e51f
 def prepare_state(
-    hx: State | None, a_in: Tensor, num_layers: int, batched: bool
+    hx: State | None, a_in: Tensor, shape: tuple[int, int, int], batched: bool
 ) -> State:
-    """Return the state as two (L, B, H), zeros if `hx` is None; check the shapes."""
-    expected = (num_layers, a_in.shape[1], a_in.shape[2] // 4)
+    """Return the state as two (L, B, H), zeros if `hx` is None; check that it fits."""
     if hx is None:
-        return a_in.new_zeros(expected), a_in.new_zeros(expected)
-    h, c = hx
+        return a_in.new_zeros(shape), a_in.new_zeros(shape)
+    h, c = hx[0], hx[1]
     dims, kind = (3, "batched 3-D") if batched else (2, "unbatched 2-D")
     if h.dim() != dims or c.dim() != dims:
         raise RuntimeError(
             f"For {kind} input, hx and cx should also be {dims}-D "
             f"but got ({h.dim()}-D, {c.dim()}-D) tensors"
         )
+    if batched and isinstance(hx, Tensor):
+        raise TypeError("hx is a tuple of two tensors, (h, c), and got one tensor")
+    if len(hx) != 2:
+        raise RuntimeError("lstm expects two hidden states")
     if not batched:
         h, c = h.unsqueeze(1), c.unsqueeze(1)
     for k, state in enumerate((h, c)):
-        if tuple(state.shape) != expected:
-            got = list(state.shape)
-            raise RuntimeError(f"Expected hidden[{k}] size {expected}, got {got}")
-    return h, c
+        check_fit(state, k, a_in, shape)
+    return h.to(a_in.dtype), c.to(a_in.dtype)
 
 # %% ../chapters/06_stack.ipynb #8fca2069
 def run_layers(
-    a_in: Tensor, state: State, layers: list[Layer], between: Callable[[Tensor], Tensor]
+    a_in: Tensor,
+    state: State,
+    layers: list[Layer],
+    between: Callable[[Tensor], Tensor],
+    one_layer: Callable[..., tuple[Tensor, Tensor, Tensor]] = unroll,
 ) -> tuple[Tensor, State]:
     """Run layer after layer; equation (6.1).
 
-    Takes the first layer's `a_in` (T, B, 4H), the state (h, c), each (L, B, H), and
+    Takes the first layer's `a_in`, (T, B, 4H), the state (h, c), each (L, B, H), and
     the weights of each layer. `between` is applied to what one layer hands to the
-    next. Returns the output (T, B, H) and the last state.
+    next. `one_layer` is the loop over time: `unroll`, or `unroll_packed` for (N, 4H).
+    Returns the output, like `a_in` with H in place of 4H, and the last state.
     """
     output, h_n, c_n = a_in, [], []
     for k, (weight_ih, weight_hh, bias) in enumerate(layers):
         if k > 0:
             a_in = F.linear(between(output), weight_ih, bias)
-        output, h, c = unroll(a_in, state[0][k], state[1][k], weight_hh)
+        output, h, c = one_layer(a_in, state[0][k], state[1][k], weight_hh)
         h_n.append(h)
         c_n.append(c)
     return output, (torch.stack(h_n), torch.stack(c_n))
@@ -216,28 +335,72 @@ class OneHotLSTM(LSTMParameters):
         swap = batched and self.batch_first
         a_in = a_in if batched else a_in.unsqueeze(1)
         a_in = a_in.transpose(0, 1) if swap else a_in
-        state = prepare_state(hx, a_in, self.num_layers, batched)
+        shape = (self.num_layers, a_in.shape[1], self.hidden_size)
+        state = prepare_state(hx, a_in, shape, batched)
         layers = [layer_weights(self, k) for k in range(self.num_layers)]
-        output, (h, c) = run_layers(a_in, state, layers, self.dropout)
+        output, (h, c) = run_layers(a_in, state, layers, self._between)
         if not batched:
             return output.squeeze(1), (h.squeeze(1), c.squeeze(1))
         return output.transpose(0, 1) if swap else output, (h, c)
 
+    def _between(self, output: Tensor) -> Tensor:
+        """Drop activations on the way to the next layer, while training."""
+        from hlstm.dropout import drop_and_scale  # chapter 7
+
+        dropping = self.training and self.dropout > 0
+        return drop_and_scale(output, self.dropout) if dropping else output
+
+# %% ../chapters/06_stack.ipynb #0c142e0e
+class PackedLSTM(OneHotLSTM):
+    """Run the stack over packed sequences too."""
+
+    def _run_packed(
+        self, a_in: Tensor, like: PackedSequence, hx: State | None
+    ) -> tuple[PackedSequence, State]:
+        """Run all layers from the first one's a_in (N, 4H), packed as `like`."""
+        _, batch_sizes, order, back = like
+        if a_in.dim() != 2:
+            raise RuntimeError(f"input must have 2 dimensions, got {a_in.dim()}")
+        shape = (self.num_layers, int(batch_sizes[0]), self.hidden_size)
+        h, c = prepare_state(hx, a_in, shape, batched=True)
+        if order is not None:
+            h, c = h[:, order], c[:, order]
+        layers = [layer_weights(self, k) for k in range(self.num_layers)]
+        loop = partial(unroll_packed, batch_sizes.tolist())
+        output, (h, c) = run_layers(a_in, (h, c), layers, self._between, loop)
+        if back is not None:
+            h, c = h[:, back], c[:, back]
+        return PackedSequence(output, batch_sizes, order, back), (h, c)
+
 # %% ../chapters/06_stack.ipynb #f458ae72
-def check_input(input: Tensor, input_size: int) -> None:
-    """Refuse an input of the wrong shape, in PyTorch's words."""
+def check_input(input: Tensor, weight_ih: Tensor) -> None:
+    """Refuse an input that does not fit the weights, in PyTorch's words."""
     if input.dim() not in (2, 3):
         raise ValueError(
             f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead"
         )
-    if input.shape[-1] != input_size:
+    if input.dtype != weight_ih.dtype and not chooses_dtype(input):
+        raise ValueError(
+            f"RNN input dtype ({input.dtype}) does not match weight dtype "
+            f"({weight_ih.dtype}). Convert input: input.to({weight_ih.dtype}), "
+            f"or convert model: model.to({input.dtype})"
+        )
+    if input.shape[-1] != weight_ih.shape[1]:
         raise RuntimeError(
             "input.size(-1) must be equal to input_size. "
-            f"Expected {input_size}, got {input.shape[-1]}"
+            f"Expected {weight_ih.shape[1]}, got {input.shape[-1]}"
+        )
+    if input.device != weight_ih.device:
+        raise RuntimeError(
+            "Input and parameter tensors are not at the same device, found input "
+            f"tensor at {input.device} and parameter tensor at {weight_ih.device}"
         )
 
+# %% ../chapters/06_stack.ipynb #6f09ea06
+Sequences = TypeVar("Sequences", Tensor, PackedSequence)
+
 # %% ../chapters/06_stack.ipynb #cf5023be
-class LSTM(OneHotLSTM):
+class LSTM(PackedLSTM):
     """Layers of LSTM cells over time, a drop-in for a unidirectional `torch.nn.LSTM`.
 
     Parameters
@@ -248,17 +411,27 @@ class LSTM(OneHotLSTM):
         Whether layers have biases; whether sequences are (B, T, ·), not (T, B, ·).
     dropout
         Probability to drop an activation between two layers while training.
+    bidirectional, proj_size
+        False and 0; other values raise NotImplementedError.
     device, dtype
         Where and how the parameters are stored, under PyTorch's names and shapes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As PyTorch: a size is below 1, `dropout` is outside [0, 1], or a type is wrong.
     """
 
-    def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, State]:
-        """Run the layers over a sequence; equations (6.1) and (6.2).
+    def forward(
+        self, input: Sequences, hx: State | None = None
+    ) -> tuple[Sequences, State]:
+        """Run the layers over sequences; equations (6.1) and (6.2).
 
         Parameters
         ----------
         input
-            (T, B, I), or (B, T, I) with `batch_first`, or (T, I) without a batch.
+            (T, B, I), or (B, T, I) with `batch_first`, or (T, I) without a batch, or
+            a packed sequence.
         hx
             (h, c) before the first step, each (L, B, H), or (L, H); zeros if None.
 
@@ -266,15 +439,19 @@ class LSTM(OneHotLSTM):
         -------
         output, (h_n, c_n)
             The last layer's hidden states, as `input` with H in place of I; the state
-            after the last step, as `hx`.
+            after the last step of each sequence, as `hx`.
 
         Raises
         ------
-        ValueError, RuntimeError
-            As PyTorch: `input` or a state has a wrong shape, or T is 0.
+        ValueError, RuntimeError, TypeError
+            As PyTorch: `input` or a state has a wrong shape, dtype or device, T is 0,
+            or `hx` is not two tensors.
         """
-        check_input(input, self.input_size)
         weight_ih, _, bias = layer_weights(self, 0)
+        if isinstance(input, PackedSequence):
+            check_input(input.data, weight_ih)
+            return self._run_packed(F.linear(input.data, weight_ih, bias), input, hx)
+        check_input(input, weight_ih)
         return self._run(F.linear(input, weight_ih, bias), hx)
 
 # %% ../chapters/06_stack.ipynb #3ca9a457
@@ -296,10 +473,14 @@ class CharacterNetwork(nn.Module):
         num_layers: int = 2,
         dropout: float = 0.0,
     ) -> None:
+        from hlstm.dropout import InvertedDropout  # chapter 7
+
         super().__init__()
         V = len(vocab)
         self.vocab = vocab
-        self.lstm = LSTM(V, hidden_size, num_layers, batch_first=True, dropout=dropout)
+        between = dropout if num_layers > 1 else 0.0
+        self.lstm = LSTM(V, hidden_size, num_layers, batch_first=True, dropout=between)
+        self.dropout = InvertedDropout(dropout)
         set_forget_bias_(self.lstm, 1.0)
         self.head = nn.Linear(hidden_size, V)
 
@@ -324,7 +505,7 @@ class CharacterNetwork(nn.Module):
         """
         check_ids(ids)
         output, state = self.lstm.forward_one_hot(ids, state)
-        return self.head(self.lstm.dropout(output)), state
+        return self.head(self.dropout(output)), state
 
 # %% ../chapters/06_stack.ipynb #ae1a3ccc
 class DeepRNN(CharacterNetwork):
@@ -343,8 +524,9 @@ class DeepRNN(CharacterNetwork):
 
     Attributes
     ----------
-    lstm, head
-        The stack, with forget biases set to 1, and the linear map from H to V.
+    lstm, dropout, head
+        The stack, with forget biases set to 1; what drops its output while training;
+        and the linear map from H to V.
     """
 
     def generate_text(
