@@ -53,7 +53,7 @@ def save_model(net: DeepRNN, path: str | os.PathLike[str]) -> None:
         "schema": SCHEMA,
         "hidden_size": net.lstm.hidden_size,
         "num_layers": net.lstm.num_layers,
-        "dropout": net.lstm.dropout.p,
+        "dropout": net.dropout.p,
         "vocabulary": "".join(net.vocab.symbols),
     }
     tensors = {k: t.detach().cpu().contiguous() for k, t in net.state_dict().items()}

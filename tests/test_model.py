@@ -91,7 +91,7 @@ def test_a_saved_network_comes_back_the_same(tmp_path: Path) -> None:
     net.save(path)
     again = hlstm.load_model(path)
     assert again.vocab == net.vocab
-    assert again.lstm.dropout.p == 0.25
+    assert again.dropout.p == 0.25
     assert not again.training
     for name, value in net.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
