@@ -52,8 +52,6 @@ from .training import (
 )
 from .checkpoint import (
     SCHEMA,
-    MAX_BYTES,
-    MAX_HEADER,
     CheckpointError,
     write_file,
     save_model,
@@ -105,8 +103,6 @@ __all__ = [
     "train_step",
     "Trainer",
     "SCHEMA",
-    "MAX_BYTES",
-    "MAX_HEADER",
     "CheckpointError",
     "write_file",
     "save_model",
