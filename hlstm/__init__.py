@@ -53,7 +53,9 @@ from .training import (
 from .checkpoint import (
     SCHEMA,
     CheckpointError,
+    write_file,
     save_model,
+    read_file,
     load_model,
     load_pretrained,
 )
@@ -102,7 +104,9 @@ __all__ = [
     "Trainer",
     "SCHEMA",
     "CheckpointError",
+    "write_file",
     "save_model",
+    "read_file",
     "load_model",
     "load_pretrained",
     "entropy",
