@@ -53,8 +53,12 @@ from .training import (
 )
 from .checkpoint import (
     SCHEMA,
+    MAX_BYTES,
+    MAX_HEADER,
     CheckpointError,
+    write_file,
     save_model,
+    read_file,
     load_model,
     load_pretrained,
 )
@@ -104,8 +108,12 @@ __all__ = [
     "train_step",
     "Trainer",
     "SCHEMA",
+    "MAX_BYTES",
+    "MAX_HEADER",
     "CheckpointError",
+    "write_file",
     "save_model",
+    "read_file",
     "load_model",
     "load_pretrained",
     "entropy",

@@ -108,7 +108,7 @@ def test_a_failed_save_leaves_the_old_file(
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hlstm.checkpoint.save_file", full)
+    monkeypatch.setattr("hlstm.checkpoint.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         network().save(path)
     assert path.read_bytes() == before
