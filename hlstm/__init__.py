@@ -61,6 +61,11 @@ from .checkpoint import (
     load_model,
     load_pretrained,
 )
+from .resume import (
+    load_run,
+    run_info,
+    TrainingInterrupted,
+)
 from .sampling import (
     entropy,
     boltzmann,
@@ -113,6 +118,9 @@ __all__ = [
     "read_file",
     "load_model",
     "load_pretrained",
+    "load_run",
+    "run_info",
+    "TrainingInterrupted",
     "entropy",
     "boltzmann",
     "keep_top_k",
