@@ -62,6 +62,11 @@ from .checkpoint import (
     load_model,
     load_pretrained,
 )
+from .resume import (
+    load_run,
+    run_info,
+    TrainingInterrupted,
+)
 from .sampling import (
     entropy,
     boltzmann,
@@ -116,6 +121,9 @@ __all__ = [
     "read_file",
     "load_model",
     "load_pretrained",
+    "load_run",
+    "run_info",
+    "TrainingInterrupted",
     "entropy",
     "boltzmann",
     "keep_top_k",

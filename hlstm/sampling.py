@@ -9,6 +9,7 @@ __all__ = ['entropy', 'boltzmann', 'keep_top_k', 'keep_top_p', 'next_character',
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -31,6 +32,18 @@ def entropy(probabilities: Tensor) -> Tensor:
     """
     return torch.special.entr(probabilities).sum(-1)
 
+# %% ../chapters/10_sampling.ipynb #0e6b7a95
+def _as_float(value: object) -> float:
+    """Return a number, or a tensor of one, as a float; NaN for anything else."""
+    if isinstance(value, Tensor) and value.dim() == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
 # %% ../chapters/10_sampling.ipynb #33245f16
 def boltzmann(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Turn logits into probabilities at a temperature.
@@ -52,21 +65,28 @@ def boltzmann(logits: Tensor, temperature: float = 1.0) -> Tensor:
     Raises
     ------
     ValueError
-        If τ is negative, infinite, or not a number, or if the largest logit is not finite.
+        If τ is negative, infinite, or not a number, or if a row's largest logit is not
+        finite.
     """
-    if isinstance(temperature, bool) or not 0 <= temperature < math.inf:
+    tau = _as_float(temperature)
+    if not 0 <= tau < math.inf:
         raise ValueError(
-            f"temperature is a finite number, 0 or larger, and got {temperature}"
+            f"temperature is a finite number, 0 or larger, and got {temperature!r}"
         )
     z = logits.double()
     largest = z.amax(-1, keepdim=True)
-    if not torch.isfinite(largest).all():
-        raise ValueError("the largest logit of each row is finite, and one is not")
-    if temperature == 0:
+    if not (finite := torch.isfinite(largest)).all():
+        raise ValueError(
+            "the largest logit of each row is a finite number, and one is "
+            f"{largest[~finite][0].item()}; look for weights that are not finite"
+        )
+    if tau == 0:
         ties = z == largest
         p = ties.double() / ties.sum(-1, keepdim=True)
     else:
-        p = torch.softmax((z - largest) / temperature, -1)
+        # A tensor stays one, for it may carry a gradient.
+        tau = temperature if isinstance(temperature, Tensor) else tau
+        p = torch.softmax((z - largest) / tau, -1)
     return p.to(torch.result_type(logits, 1.0))
 
 # %% ../chapters/10_sampling.ipynb #dbe1e293
@@ -92,7 +112,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """
     V = logits.shape[-1]
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= V:
-        raise ValueError(f"top_k is an integer from 1 to {V}, and got {k}")
+        raise ValueError(f"top_k is an integer from 1 to {V}, and got {k!r}")
     cut = torch.ones_like(logits, dtype=torch.bool)
     cut.scatter_(-1, torch.topk(logits, k).indices, False)
     return logits.masked_fill(cut, -math.inf)
@@ -120,8 +140,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     ValueError
         If p is outside (0, 1].
     """
-    if isinstance(p, bool) or not 0 < p <= 1:
-        raise ValueError(f"top_p is a number with 0 < p <= 1, and got {p}")
+    if not 0 < _as_float(p) <= 1:
+        raise ValueError(f"top_p is a number with 0 < p <= 1, and got {p!r}")
     if p == 1:
         return logits
     ordered, order = torch.softmax(logits.double(), -1).sort(-1, descending=True)
@@ -169,13 +189,14 @@ def next_character(
 @contextmanager
 def evaluating(net: torch.nn.Module) -> Iterator[None]:
     """Put `net` into evaluation mode, and afterwards each module back into its own."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
+    training = [module for module in net.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module in training:
+            module.training = True
 
 # %% ../chapters/10_sampling.ipynb #2155bf8d
 def _draws(

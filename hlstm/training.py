@@ -9,9 +9,11 @@ __all__ = ['TrainConfig', 'pick_device', 'learning_rate_at', 'evaluate', 'Histor
 import difflib
 import itertools
 import math
+import os
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from typing import Any
@@ -23,7 +25,7 @@ from torch.nn import functional as F
 from .cell import State
 from .clipping import clip_grad_norm_
 from .stack import DeepRNN
-from .text import windows
+from .text import streams, windows
 
 # %% ../chapters/09_training.ipynb #01c4a628
 @dataclass(frozen=True)
@@ -53,10 +55,10 @@ class TrainConfig:
     seed
         Decides where each pass over the text starts.
     save_every
-        Steps between two checkpoints of a run that has a folder; 0 saves at the end and
-        when interrupted only.
+        Steps between two checkpoints, where a folder is given; 0 saves at the start, at
+        the end and on interruption only.
     keep
-        How many of the newest checkpoints stay.
+        How many of the newest checkpoints stay, at least 1.
     """
 
     batch_size: int = 32
@@ -201,8 +203,8 @@ def evaluate(
     device = next(net.parameters()).device
     was_training, state = net.training, None
     total, count = 0.0, 0
-    net.eval()
     try:
+        net.eval()
         for inputs, targets in windows(ids.to(device), batch_size, sequence_length):
             logits, state = net(inputs, state)
             loss = F.cross_entropy(logits.mT, targets, reduction="sum")
@@ -212,7 +214,7 @@ def evaluate(
     return total / count
 
 # %% ../chapters/09_training.ipynb #57f6b88f
-def progress_bar(total: int, shown: bool = True) -> Any:
+def progress_bar(total: int, shown: bool = True, done: int = 0) -> Any:
     """Return a tqdm bar for `total` steps: a widget where that works, or else text.
 
     Parameters
@@ -221,18 +223,28 @@ def progress_bar(total: int, shown: bool = True) -> Any:
         Number of steps.
     shown
         False returns a bar that counts in silence.
+    done
+        Number of steps that an earlier run has done.
 
     Returns
     -------
     tqdm
-        A bar that iterates over range(`total`) and writes to the error stream.
+        A bar that iterates over range(`done`, `total`), on the error stream.
     """
     if find_spec("ipywidgets") is None:
         from tqdm import tqdm
     else:
         # Chooses the widget in a notebook's kernel only.
         from tqdm.auto import tqdm
-    return tqdm(range(total), unit="step", disable=not shown, mininterval=0.5)
+    steps = range(done, total)
+    return tqdm(
+        steps,
+        unit="step",
+        disable=not shown,
+        mininterval=0.5,
+        initial=done,
+        total=total,
+    )
 
 # %% ../chapters/09_training.ipynb #def7f7fd
 @dataclass
@@ -305,8 +317,8 @@ def train_step(
 
 # %% ../chapters/09_training.ipynb #9c115922
 def endless_windows(
-    ids: Tensor, config: TrainConfig
-) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    ids: Tensor, config: TrainConfig, number: int = 0, window: int = 0
+) -> Iterator[tuple[Tensor, Tensor, int, int]]:
     """Walk a text in passes without an end, each from a place that the seed decides.
 
     Parameters
@@ -315,51 +327,99 @@ def endless_windows(
         (N,) integers.
     config
         Gives B, T and the seed.
+    number, window
+        The pass to begin with, and the window in it, both counted from 0.
 
     Yields
     ------
     tuple
-        Inputs (B, T), targets (B, T), and whether a new pass begins here. The last window
-        of a pass may be shorter.
+        Inputs (B, T), targets (B, T), the number of the pass and that of the window in it.
+        The last window of a pass may be shorter.
 
     Raises
     ------
     ValueError
         If the text is too short for the batch.
     """
-    for number in itertools.count():
+    B, T = config.batch_size, config.sequence_length
+    while True:
         start = random.Random(f"{config.seed} {number}").randrange(max(1, len(ids)))
-        data = windows(ids.roll(-start), config.batch_size, config.sequence_length)
-        for k, (inputs, targets) in enumerate(data):
-            yield inputs, targets, k == 0
+        rows = streams(ids.roll(-start), B)[:, window * T :]
+        if rows.shape[1] > 1:
+            for k, (inputs, targets) in enumerate(
+                windows(rows.flatten(), B, T), window
+            ):
+                yield inputs, targets, number, k
+        number, window = number + 1, 0
+
+# %% ../chapters/09_training.ipynb #91e2b07d
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands between two steps.
+
+    Attributes
+    ----------
+    step, number, window : int
+        Steps done, the number of the pass over the text, and the windows done in it.
+    state : State or None
+        What the last window left, each (L, B, H).
+    """
+
+    step: int = 0
+    number: int = 0
+    window: int = 0
+    state: State | None = None
+
+# %% ../chapters/09_training.ipynb #e8a4471b
+def _next_step(
+    trainer: "Trainer", inputs: Tensor, targets: Tensor, number: int, window: int
+) -> None:
+    config, step = trainer.config, trainer.position.step
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = learning_rate_at(step, config)
+    state = trainer.position.state if window else None
+    try:
+        loss, norm, state = train_step(
+            trainer.net, trainer.optimizer, inputs, targets, state, config.max_norm
+        )
+    except ArithmeticError as error:
+        message = f"step {step + 1} of {config.steps}: {error}"
+        raise type(error)(message) from error
+    trainer.history.loss.append(loss)
+    trainer.history.grad_norm.append(norm)
+    trainer.position = Position(step + 1, number, window + 1, state)
+
+# %% ../chapters/09_training.ipynb #3a6d90e7
+def _measure(trainer: "Trainer", val_ids: Tensor | None) -> None:
+    config, history, done = trainer.config, trainer.history, trainer.position.step
+    often = config.eval_every and done and done % config.eval_every == 0
+    due = often or done == config.steps
+    if val_ids is not None and due and history.val_step[-1:] != [done]:
+        history.val_loss.append(evaluate(trainer.net, val_ids, config.batch_size))
+        history.val_step.append(done)
 
 # %% ../chapters/09_training.ipynb #99f9d8bf
-def _train(trainer: "Trainer", train_ids: Tensor, val_ids: Tensor | None) -> None:
+def _train(
+    trainer: "Trainer",
+    train_ids: Tensor,
+    val_ids: Tensor | None,
+    between_steps: Callable[[], None],
+) -> None:
     net, config, history = trainer.net, trainer.config, trainer.history
-    began, state = time.perf_counter(), None
-    data = endless_windows(train_ids.to(next(net.parameters()).device), config)
+    began, position = time.perf_counter() - history.seconds, trainer.position
+    train_ids = train_ids.to(next(net.parameters()).device)
+    data = endless_windows(train_ids, config, position.number, position.window)
     net.train()
-    with progress_bar(config.steps, trainer.progress) as bar:
-        for step in bar:
-            for group in trainer.optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, config)
-            inputs, targets, new_pass = next(data)
-            state = None if new_pass else state
-            try:
-                loss, norm, state = train_step(
-                    net, trainer.optimizer, inputs, targets, state, config.max_norm
-                )
-            except ArithmeticError as error:
-                message = f"step {step + 1} of {config.steps}: {error}"
-                raise type(error)(message) from error
-            history.loss.append(loss)
-            history.grad_norm.append(norm)
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            due = config.eval_every and (step + 1) % config.eval_every == 0
-            if val_ids is not None and (due or step + 1 == config.steps):
-                history.val_step.append(step + 1)
-                history.val_loss.append(evaluate(net, val_ids, config.batch_size))
+    with progress_bar(config.steps, trainer.progress, position.step) as bar:
+        # A resumed run may have been stopped where an evaluation was due.
+        _measure(trainer, val_ids)
+        between_steps()
+        for _ in bar:
+            _next_step(trainer, *next(data))
+            bar.set_postfix(loss=f"{history.loss[-1]:.3f}", refresh=False)
+            _measure(trainer, val_ids)
             history.seconds = time.perf_counter() - began
+            between_steps()
 
 # %% ../chapters/09_training.ipynb #f9422dc0
 def _check_length(name: str, ids: Tensor | None, batch_size: int) -> None:
@@ -374,7 +434,8 @@ class Trainer:
     """Train a network by truncated BPTT with carried state.
 
     AdamW (equation 9.6), gradients clipped, warm-up and cosine (equation 9.7).
-    `history` is what the latest run measured, also where it was interrupted.
+    `history` is what the latest run measured, also where it was interrupted, and
+    `position` is where it stands.
 
     Parameters
     ----------
@@ -390,20 +451,59 @@ class Trainer:
         self, net: DeepRNN, config: TrainConfig | None = None, progress: bool = True
     ) -> None:
         self.net, self.config = net, config or TrainConfig()
-        self.progress, self.history = progress, History()
+        self.progress, self.history, self.position = progress, History(), Position()
+        # The checkpoint's description and random states, in a trainer from `resume`.
+        self._origin: tuple[dict[str, Any], dict[str, Tensor]] = ({}, {})
         rate, decay = self.config.learning_rate, self.config.weight_decay
         self.optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=decay)
 
-    def fit(self, train_ids: Tensor, val_ids: Tensor | None = None) -> History:
+    def fit(
+        self,
+        train_ids: Tensor,
+        val_ids: Tensor | None = None,
+        folder: str | os.PathLike[str] | None = None,
+    ) -> History:
         """Train for `config.steps` steps on the (N,) integers `train_ids`.
 
-        The (M,) integers `val_ids`, where given, are only evaluated. A second call runs
-        the schedule once more. A text too short for the batch raises ValueError. A loss
-        or gradient that is not finite raises TrainingError or NonFiniteGradientError
-        with the number of the step; the weights are then those before that step.
+        The (M,) integers `val_ids`, where given, are only evaluated. With a folder,
+        checkpoints go there on the way; see `hlstm.resume.saving`. A trainer that comes
+        from `resume` does the steps that are left. A further call runs the schedule once
+        more.
+
+        Raises
+        ------
+        ValueError
+            If a text is too short for the batch, or not the text of the resumed run.
+        TrainingError, NonFiniteGradientError
+            If loss or gradient is not finite. The message names the step; the weights
+            are those before it.
+        TrainingInterrupted
+            With a folder, after SIGINT or SIGTERM; the run is saved.
+        OSError
+            If a checkpoint cannot be written (the message names the last good one), or
+            the folder holds another run (FileExistsError).
         """
         _check_length("train_ids", train_ids, self.config.batch_size)
         _check_length("val_ids", val_ids, self.config.batch_size)
-        self.history = History()
-        _train(self, train_ids, val_ids)
+        fresh = not self._origin[0]
+        saved: AbstractContextManager[Callable[[], None]] = nullcontext(lambda: None)
+        if folder is not None or not fresh:
+            from hlstm.resume import saving
+
+            saved = saving(self, train_ids, val_ids, folder)
+        with saved as between_steps:
+            if fresh:
+                self.history, self.position = History(), Position()
+            _train(self, train_ids, val_ids, between_steps)
         return self.history
+
+    @staticmethod
+    def resume(
+        folder: str | os.PathLike[str],
+        device: str | torch.device | None = None,
+        progress: bool = True,
+    ) -> "Trainer":
+        """Return the trainer of a run that stopped; see `hlstm.resume.resume`."""
+        from hlstm.resume import resume
+
+        return resume(folder, device, progress)
