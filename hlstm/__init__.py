@@ -43,6 +43,7 @@ from .clipping import (
 )
 from .training import (
     TrainConfig,
+    pick_device,
     learning_rate_at,
     evaluate,
     History,
@@ -59,6 +60,11 @@ from .checkpoint import (
     load_model,
     load_pretrained,
 )
+from .resume import (
+    load_run,
+    run_info,
+    TrainingInterrupted,
+)
 from .sampling import (
     entropy,
     boltzmann,
@@ -66,6 +72,7 @@ from .sampling import (
     keep_top_p,
     next_character,
     generate_ids,
+    stream_text,
     generate_text,
 )
 
@@ -96,6 +103,7 @@ __all__ = [
     "grad_norm",
     "clip_grad_norm_",
     "TrainConfig",
+    "pick_device",
     "learning_rate_at",
     "evaluate",
     "History",
@@ -109,11 +117,15 @@ __all__ = [
     "read_file",
     "load_model",
     "load_pretrained",
+    "load_run",
+    "run_info",
+    "TrainingInterrupted",
     "entropy",
     "boltzmann",
     "keep_top_k",
     "keep_top_p",
     "next_character",
     "generate_ids",
+    "stream_text",
     "generate_text",
 ]
