@@ -89,7 +89,7 @@ def _run_description(trainer: Trainer, texts: dict[str, str | None]) -> dict[str
         "kind": "run",
         "hidden_size": net.lstm.hidden_size,
         "num_layers": net.lstm.num_layers,
-        "dropout": float(net.lstm.dropout.p),
+        "dropout": float(net.dropout.p),
         "vocabulary": list(net.vocab.symbols),
         # JSON has no infinity, which `max_norm` may be.
         "config": {k: "inf" if v == math.inf else v for k, v in config},

@@ -279,7 +279,7 @@ def trace(net: hlstm.DeepRNN) -> list[Any]:
 def net_of_mode(request: pytest.FixtureRequest) -> Iterator[hlstm.DeepRNN]:
     net = network(dropout=0.5).train(request.param != "evaluation")
     if request.param == "mixed":
-        net.lstm.dropout.eval()
+        net.dropout.eval()
         net.head.eval()
     yield net
 
