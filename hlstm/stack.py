@@ -6,6 +6,7 @@
 __all__ = ['unroll', 'LSTM', 'DeepRNN']
 
 # %% ../chapters/06_stack.ipynb #eabbb99a
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -194,7 +195,7 @@ class LSTMParameters(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw every parameter uniformly from ±1/√H, as PyTorch does."""
-        bound = self.hidden_size**-0.5
+        bound = 1 / math.sqrt(self.hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
