@@ -123,8 +123,9 @@ def _load_position(
     step, number, window = (description[k] for k in ("step", "pass", "window"))
     if any(type(k) is not int or k < 0 for k in (step, number, window)):
         raise ValueError(f"stands at step {step!r}, pass {number!r}, window {window!r}")
-    if len(trainer.history.loss) != step:
-        raise ValueError(f"has {len(trainer.history.loss)} losses after step {step}")
+    lengths = [len(getattr(trainer.history, name)) for name in SERIES]
+    if lengths[:2] != [step, step] or lengths[2] != lengths[3]:
+        raise ValueError(f"has series of {lengths} numbers after step {step}")
     state = None
     if tensors:
         config, lstm = trainer.config, trainer.net.lstm
@@ -138,8 +139,6 @@ def _restore(
     tensors: dict[str, Tensor], description: dict[str, Any], device: torch.device
 ) -> Trainer:
     """Make the trainer of a checkpoint."""
-    if description.get("kind") != "run":
-        raise ValueError("is a model and no checkpoint of a run: use load_model")
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition(".")
@@ -181,6 +180,8 @@ def _read(path: Path, device: str | torch.device | None = None) -> Trainer:
     """Return the trainer of a checkpoint, or raise CheckpointError."""
     tensors, description = read_file(path)
     try:
+        if description.get("kind") != "run":
+            raise ValueError("is a model and no checkpoint of a run: use load_model")
         if path.name != _name(description["step"]):
             raise ValueError(f"holds step {description['step']!r}")
         if device is None:
@@ -189,7 +190,7 @@ def _read(path: Path, device: str | torch.device | None = None) -> Trainer:
         return _restore(tensors, description, torch.device(device))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} {error}") from error
-    except (AttributeError, LookupError, RuntimeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
         raise CheckpointError(f"{path} is no checkpoint of a run: {error!r}") from error
 
 # %% ../chapters/09c_resume.ipynb #a1f0c01a
@@ -340,7 +341,8 @@ def run_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
         trainer, path = _open_run(folder, "cpu")
     history = trainer.history
     measured = zip(history.val_loss, history.val_step, strict=True)
-    best_loss, best_step = min(measured, default=(None, None))
+    finite = [(loss, step) for loss, step in measured if math.isfinite(loss)]
+    best_loss, best_step = min(finite, default=(None, None))
     return {
         "folder": str(folder),
         "file": path.name,
