@@ -465,7 +465,11 @@ def test_a_gradient_that_is_not_finite_keeps_the_last_good_file(stopped: Path) -
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     subject = trainer(replace(CONFIG, save_every=1, keep=1))
     bias = subject.net.head.bias.data
-    subject.optimizer.register_step_post_hook(lambda *_: bias.fill_(float("inf")))
+
+    def overflow(*_: object) -> None:
+        bias.fill_(float("inf"))
+
+    subject.optimizer.register_step_post_hook(overflow)
     with pytest.raises(hlstm.TrainingError, match="step 1 of 18 left .* not finite"):
         subject.fit(texts()[0], folder=tmp_path)
     assert list(contents(tmp_path)) == ["step-00000000.safetensors"]
