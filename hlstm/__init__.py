@@ -43,6 +43,7 @@ from .clipping import (
 )
 from .training import (
     TrainConfig,
+    pick_device,
     learning_rate_at,
     evaluate,
     History,
@@ -73,6 +74,7 @@ from .sampling import (
     keep_top_p,
     next_character,
     generate_ids,
+    stream_text,
     generate_text,
 )
 
@@ -103,6 +105,7 @@ __all__ = [
     "grad_norm",
     "clip_grad_norm_",
     "TrainConfig",
+    "pick_device",
     "learning_rate_at",
     "evaluate",
     "History",
@@ -127,5 +130,6 @@ __all__ = [
     "keep_top_p",
     "next_character",
     "generate_ids",
+    "stream_text",
     "generate_text",
 ]

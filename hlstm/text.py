@@ -7,10 +7,13 @@ __all__ = ['read_plays', 'clean_play', 'fetch_tinyshakespeare', 'load_corpus', '
            'streams', 'windows', 'witten_bell']
 
 # %% ../chapters/01_text.ipynb #7db950f4
+import codecs
 import hashlib
 import html
+import io
 import os
 import re
+import shlex
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -20,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 # %% ../chapters/01_text.ipynb #9819fa57
 def read_plays() -> dict[str, str]:
@@ -149,27 +153,74 @@ def _download_tinyshakespeare(path: Path) -> Path:
     return path
 
 # %% ../chapters/01_text.ipynb #1fae53fc
+PIECE = 1 << 16
+# The mark of UTF-32 begins with that of UTF-16, so it is looked for first.
+MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+def _conversion(path: Path, encoding: str) -> str:
+    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > utf8.txt"
+
+
+def _refuse_non_text(path: Path, piece: bytes, begin: int) -> None:
+    """Refuse bytes of a file, from offset `begin` on, that no UTF-8 text has."""
+    for mark, encoding in MARKS.items():
+        if begin == 0 and piece.startswith(mark):
+            raise ValueError(
+                f"{path} looks like {encoding}: it begins with the byte order mark "
+                f"{mark.hex(' ')}. Convert it: {_conversion(path, encoding)}"
+            )
+    if (place := piece.find(0)) >= 0:
+        raise ValueError(
+            f"{path} looks binary: byte 0x00 at offset {begin + place}. Give a plain "
+            "text file. If this is UTF-16 without a byte order mark, convert it: "
+            + _conversion(path, "UTF-16LE")
+        )
+
+# %% ../chapters/01_text.ipynb #e93b02d7
+def _bytes_of(path: Path) -> Iterator[bytes]:
+    """Read a file piece by piece; the last piece is empty."""
+    size = path.stat().st_size or None
+    with (
+        path.open("rb") as file,
+        tqdm(total=size, unit="B", unit_scale=True, disable=None, delay=1) as bar,
+    ):
+        while piece := file.read(PIECE):
+            yield piece
+            bar.update(len(piece))
+    yield b""
+
+
 def _read_text(path: Path) -> str:
     """Read a UTF-8 file; see `load_corpus` for what it raises."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no corpus file at {str(path)!r}: give the path of a text file, "
-            'or "shakespeare", or "tinyshakespeare"'
-        )
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8: bad byte {error.object[error.start]:#04x} at offset "
-            f"{error.start}. Save the file as UTF-8."
-        ) from error
-    if not text:
-        raise ValueError(f"{path} is empty: a corpus needs at least one character")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    pieces, end = [], 0
+    utf8 = codecs.getincrementaldecoder("utf-8-sig")()
+    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
+    for piece in _bytes_of(path):
+        _refuse_non_text(path, piece, end)
+        end += len(piece)
+        try:
+            pieces.append(decoder.decode(piece, final=not piece))
+        except UnicodeDecodeError as error:
+            # The decoder saw the end of what has been read, from some byte on.
+            offset = end - len(error.object) + error.start
+            raise ValueError(
+                f"{path} is not UTF-8: bad byte {error.object[error.start]:#04x} at "
+                f"offset {offset} ({error.reason}). Save the file as UTF-8, or convert "
+                f"it from what it is, for example: {_conversion(path, 'LATIN1')}"
+            ) from error
+    return "".join(pieces)
 
 # %% ../chapters/01_text.ipynb #94c92be5
 def load_corpus(source: str | os.PathLike[str] = "shakespeare") -> str:
     r"""Load a text to learn from.
+
+    While a file is read, the memory it takes is at most twice that of its text.
 
     Parameters
     ----------
@@ -181,21 +232,53 @@ def load_corpus(source: str | os.PathLike[str] = "shakespeare") -> str:
     Returns
     -------
     str
-        The text. A byte order mark is dropped, and line ends become `\n`.
+        The text. A byte order mark is dropped, and line ends become `\n`. All other
+        characters stay: é in one code point (NFC) and é in two (NFD) are different
+        symbols until `unicodedata.normalize("NFC", text)` makes them one.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
+    FileNotFoundError, IsADirectoryError
+        If there is no such file, or it is a folder.
     OSError
-        If tinyshakespeare has to be downloaded and cannot be.
+        If the file cannot be read, or tinyshakespeare has to be downloaded and cannot.
     ValueError
-        If the file is empty or not UTF-8; the message gives the offset of the bad byte.
+        If the file is empty, binary, or not UTF-8; the message gives the offset of the
+        bad byte and a command that converts the file.
     """
     if source == "shakespeare":
         return "\n".join(clean_play(play) for play in read_plays().values())
     path = fetch_tinyshakespeare() if source == "tinyshakespeare" else Path(source)
-    return _read_text(path)
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder: give one text file, made for example with "
+            f"cat {shlex.quote(str(path))}/*.txt > corpus.txt"
+        )
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no corpus file at {str(path)!r}: give the path of a text file, "
+            'or "shakespeare", or "tinyshakespeare"'
+        )
+    try:
+        text = _read_text(path)
+    except OSError as error:
+        reason = f"cannot read the corpus ({error.strerror}); copy it to where you can"
+        raise OSError(error.errno, reason, str(path)) from error
+    if not text:
+        raise ValueError(f"{path} is empty: a corpus needs at least one character")
+    return text
+
+# %% ../chapters/01_text.ipynb #64d1f8ea
+def code_points(text: str) -> Iterator[np.ndarray]:
+    """Walk a text as code points, (n,) uint32 a piece; lone surrogates pass."""
+    if not isinstance(text, str):
+        raise TypeError(f"a text is a str, and got {type(text).__name__}")
+    begins = range(0, len(text), PIECE)
+    for begin in tqdm(
+        begins, unit=" characters", unit_scale=PIECE, disable=None, delay=1
+    ):
+        piece = text[begin : begin + PIECE].encode("utf-32-le", "surrogatepass")
+        yield np.frombuffer(piece, dtype="<u4")
 
 # %% ../chapters/01_text.ipynb #54ebf54b
 class Symbols:
@@ -206,7 +289,7 @@ class Symbols:
         self.index = {symbol: k for k, symbol in enumerate(self.symbols)}
         if not self.symbols:
             raise ValueError("a vocabulary needs at least one symbol, and got none")
-        if bad := [s for s in self.symbols if len(s) != 1]:
+        if bad := [s for s in self.symbols if not isinstance(s, str) or len(s) != 1]:
             raise ValueError(f"each symbol is one character, and {bad[0]!r} is not")
         if len(self.index) != len(self.symbols):
             twice = next(s for s in self.symbols if self.symbols.count(s) > 1)
@@ -235,7 +318,8 @@ def _explain_unknown(text: str, symbols: tuple[str, ...]) -> str:
     more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
     return (
         f"not in the vocabulary of {len(symbols)} symbols: {listed}{more}. "
-        "Drop these characters, or map them with str.translate, before encoding."
+        'Drop them with encode(text, errors="ignore"), or map them first to symbols that '
+        f"it has, as in text.translate({{0x{ord(unknown[0]):X}: {symbols[-1]!r}}})"
     )
 
 
@@ -264,21 +348,50 @@ class Vocabulary(Symbols):
 
     @classmethod
     def from_text(cls, text: str) -> "Vocabulary":
-        """Collect the symbols of `text`, sorted by code point."""
-        return cls(sorted(set(text)))
+        """Collect the symbols of `text`, sorted by code point.
 
-    def encode(self, text: str) -> Tensor:
-        """Turn N characters into integers, (N,) int64.
+        The order depends on nothing else. Each code point is a symbol of its own, also
+        a combining mark or a lone surrogate. With one symbol only, V is 1: a network
+        predicts it with certainty from the start, and has nothing to learn.
+        """
+        found = np.zeros(0x110000, dtype=bool)
+        for points in code_points(text):
+            found[points] = True
+        return cls(map(chr, np.flatnonzero(found)))
+
+    def encode(self, text: str, errors: str = "strict") -> Tensor:
+        """Turn N characters into integers, (N,) int64: 8 bytes a character.
+
+        Parameters
+        ----------
+        text
+            Any str.
+        errors
+            `"strict"` raises on a character that is not in the vocabulary; `"ignore"`
+            leaves such characters out, so that the result is shorter than `text`.
 
         Raises
         ------
         ValueError
             If a character is not in the vocabulary; the message lists which and where.
         """
-        try:
-            return torch.tensor([self.index[s] for s in text], dtype=torch.long)
-        except KeyError:
-            raise ValueError(_explain_unknown(text, self.symbols)) from None
+        if errors not in ("strict", "ignore"):
+            raise ValueError(f'errors is "strict" or "ignore", and got {errors!r}')
+        codes = [ord(symbol) for symbol in self.symbols]
+        # One entry more, for all code points above the last symbol.
+        table = np.full(max(codes) + 2, -1)
+        table[codes] = np.arange(len(codes))
+        ids, end = np.empty(len(text), dtype=np.int64), 0
+        for points in code_points(text):
+            found = table.take(points, mode="clip")
+            if found.min() < 0:
+                if errors == "strict":
+                    raise ValueError(_explain_unknown(text, self.symbols))
+                found = found[found >= 0]
+            ids[end : end + len(found)] = found
+            end += len(found)
+        ids.resize(end, refcheck=False)  # in place, so that what is left over is freed
+        return torch.from_numpy(ids)
 
     def decode(self, ids: Tensor | Iterable[int]) -> str:
         """Turn integers (N,) back into N characters.
@@ -367,14 +480,16 @@ def streams(ids: Tensor, batch_size: int) -> Tensor:
     Raises
     ------
     ValueError
-        If a stream would be shorter than two integers.
+        If a stream would be shorter than two integers, or `batch_size` is below 1.
     """
-    length = len(ids) // batch_size if batch_size > 0 else 0
+    if batch_size < 1:
+        raise ValueError(f"batch_size is at least 1, and got {batch_size}")
+    length = len(ids) // batch_size
     if length < 2:
+        smaller = f", or a batch_size up to {len(ids) // 2}" if len(ids) > 1 else ""
         raise ValueError(
             f"{len(ids)} characters cannot fill {batch_size} streams of at least 2: "
-            "use a longer text or a batch_size from 1 to "
-            f"{max(1, len(ids) // 2)}"
+            f"use a longer text{smaller}"
         )
     return ids[: batch_size * length].view(batch_size, length)
 
