@@ -23,6 +23,7 @@ setup(
     keywords=settings["keywords"].split(),
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
+    entry_points={"console_scripts": settings["console_scripts"].split()},
     packages=[settings["lib_name"]],
     package_data={
         settings["lib_name"]: [

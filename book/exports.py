@@ -1,4 +1,4 @@
-"""Exports the chapters to hlstm/, and writes hlstm/__init__.py.
+"""Exports the chapters to hlstm/, and writes hlstm/__init__.py and __main__.py.
 
     python -m book.exports            write what has changed
     python -m book.exports --check    write nothing; fail where something would change
@@ -70,6 +70,17 @@ def init_source(package: Path, names: list[str], version: str) -> str:
     return "\n".join(lines)
 
 
+MAIN = '''\
+"""Runs the command line: python -m hlstm."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())
+'''
+
+
 def export(root: Path, target: Path) -> Path:
     """Export the chapters of `root` afresh into the folder `target`."""
     shutil.copy(root / "settings.ini", target)
@@ -82,6 +93,7 @@ def export(root: Path, target: Path) -> Path:
     (package / "_modidx.py").unlink(missing_ok=True)
     init = package / "__init__.py"
     init.write_text(init_source(package, names, settings(root)["version"]), "utf-8")
+    (package / "__main__.py").write_text(MAIN, "utf-8")
     return package
 
 

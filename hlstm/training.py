@@ -396,6 +396,7 @@ def _measure(trainer: "Trainer", val_ids: Tensor | None) -> None:
     if val_ids is not None and due and history.val_step[-1:] != [done]:
         history.val_loss.append(evaluate(trainer.net, val_ids, config.batch_size))
         history.val_step.append(done)
+        trainer.on_evaluation()
 
 # %% ../chapters/09_training.ipynb #99f9d8bf
 def _train(
@@ -434,7 +435,8 @@ class Trainer:
 
     AdamW (equation 9.6), gradients clipped, warm-up and cosine (equation 9.7).
     `history` is what the latest run measured, also where it was interrupted, and
-    `position` is where it stands.
+    `position` is where it stands. `on_evaluation` is called after each evaluation; set
+    it to whatever follows a run.
 
     Parameters
     ----------
@@ -451,6 +453,7 @@ class Trainer:
     ) -> None:
         self.net, self.config = net, config or TrainConfig()
         self.progress, self.history, self.position = progress, History(), Position()
+        self.on_evaluation: Callable[[], None] = lambda: None
         # The checkpoint's description and random states, in a trainer from `resume`.
         self._origin: tuple[dict[str, Any], dict[str, Tensor]] = ({}, {})
         rate, decay = self.config.learning_rate, self.config.weight_decay
