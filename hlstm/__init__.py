@@ -66,6 +66,14 @@ from .sampling import (
     generate_ids,
     generate_text,
 )
+from .quantise import (
+    INT8_KEY,
+    Int8,
+    quantise_rows,
+    dequantise_rows,
+    save_int8,
+    load_int8,
+)
 
 __all__ = [
     "read_plays",
@@ -112,4 +120,10 @@ __all__ = [
     "next_character",
     "generate_ids",
     "generate_text",
+    "INT8_KEY",
+    "Int8",
+    "quantise_rows",
+    "dequantise_rows",
+    "save_int8",
+    "load_int8",
 ]
