@@ -119,6 +119,7 @@
     const [wrong] = Object.values(errors);
     field.run.disabled = field.step.disabled = Boolean(wrong);
     if (wrong) say(`Not accepted: ${wrong}`);
+    else if (find(".status").textContent.startsWith("Not accepted")) say("Accepted.");
   }
 
   // What the worker would not notice: all errors but that of the prompt, which it finds itself.
@@ -146,7 +147,8 @@
     ready({ symbols, layers, units }) {
       size = { symbols, layers, units };
       if (field.topK) field.topK.max = symbols.length;
-      for (let k = 1; gates && k <= layers; k++) field.layer.add(new Option(k, k - 1, k === layers));
+      for (let k = 1; gates && k <= layers; k++)
+        field.layer.add(new Option(k, k - 1, false, k === layers));
       for (const set of root.querySelectorAll("fieldset")) set.disabled = false;
       set();
       reset();
@@ -240,8 +242,9 @@
     rows.forEach(([name, share], k) => {
       const row = body.rows[k] ?? newRow(body);
       row.cells[0].textContent = name;
-      row.cells[1].style.setProperty("--share", share);
-      row.cells[1].lastChild.textContent = share.toFixed(3);
+      const [bar, number] = row.cells[1].firstChild.children;
+      bar.style.setProperty("--share", share);
+      number.textContent = share.toFixed(3);
     });
     const bits = nats / Math.LN2;
     find(".entropy b").textContent = `${nats.toFixed(3)} nats = ${bits.toFixed(3)} bits`;
@@ -249,7 +252,7 @@
 
   function newRow(body) {
     const row = body.insertRow();
-    row.innerHTML = '<th scope="row"></th><td><span class="bar"></span><span></span></td>';
+    row.innerHTML = '<th scope="row"></th><td><div><span class="bar"></span><span></span></div></td>';
     return row;
   }
 
