@@ -75,6 +75,14 @@ from .sampling import (
     stream_text,
     generate_text,
 )
+from .quantise import (
+    INT8_KEY,
+    Int8,
+    quantise_rows,
+    dequantise_rows,
+    save_int8,
+    load_int8,
+)
 
 __all__ = [
     "read_plays",
@@ -128,4 +136,10 @@ __all__ = [
     "generate_ids",
     "stream_text",
     "generate_text",
+    "INT8_KEY",
+    "Int8",
+    "quantise_rows",
+    "dequantise_rows",
+    "save_int8",
+    "load_int8",
 ]

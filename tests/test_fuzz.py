@@ -357,7 +357,7 @@ def load_under_watch(path: Path, content: bytes) -> hlstm.DeepRNN | None:
     said, tensors = by_hand(content)
     assert list(net.vocab.symbols) == said["vocabulary"]
     assert len(net.vocab) == len(set(net.vocab.symbols))
-    assert net.lstm.dropout.p == said["dropout"]
+    assert net.dropout.p == said["dropout"]
     assert net.state_dict().keys() == tensors.keys()
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, tensors[name].float()) and tensor.isfinite().all()

@@ -42,7 +42,7 @@ def description(net: hlstm.DeepRNN) -> dict[str, Any]:
     return {
         "hidden_size": net.lstm.hidden_size,
         "num_layers": net.lstm.num_layers,
-        "dropout": net.lstm.dropout.p,
+        "dropout": net.dropout.p,
         "vocabulary": list(net.vocab.symbols),
         "schema": 2,
     }
@@ -90,7 +90,7 @@ def same(one: hlstm.DeepRNN, other: hlstm.DeepRNN) -> bool:
     a, b = one.state_dict(), other.state_dict()
     return (
         one.vocab == other.vocab
-        and one.lstm.dropout.p == other.lstm.dropout.p
+        and one.dropout.p == other.dropout.p
         and a.keys() == b.keys()
         and all(torch.equal(a[name], b[name]) for name in a)
     )
