@@ -11,7 +11,7 @@ parser.read(root / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
 
 setup(
-    name=settings["lib_name"],
+    name=settings["pypi_name"],
     version=settings["version"],
     description=settings["description"],
     long_description=(root / "README.md").read_text(encoding="utf-8"),
