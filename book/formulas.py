@@ -106,7 +106,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the extension."""
     app.add_transform(Formulas)
     app.add_html_math_renderer(
-        "typeset", inline_renderers=(visit_inline, None), block_renderers=(visit_block, None)
+        "typeset",
+        inline_renderers=(visit_inline, None),
+        block_renderers=(visit_block, None),
     )
     app.add_css_file("formulas.css")
     app.connect("env-updated", write_sheet)

@@ -41,7 +41,9 @@ class Host(BaseHTTPRequestHandler):
         )
         kind = guess_type(path.name)[0] or "application/octet-stream"
         self.send_response(status)
-        self.send_header("Content-Type", kind + "; charset=utf-8" * (path.suffix in TEXT))
+        self.send_header(
+            "Content-Type", kind + "; charset=utf-8" * (path.suffix in TEXT)
+        )
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "max-age=600")
         if zipped:

@@ -95,7 +95,9 @@ def complete(
         context["body"] = size_pictures(app, context["body"])
     # Scripts wait for the text. Those of the search page are the page.
     scripts = [
-        s for s in context["script_files"] if "pagename" not in (s.attributes.get("body") or "")
+        s
+        for s in context["script_files"]
+        if "pagename" not in (s.attributes.get("body") or "")
     ]
     for script in scripts:
         if script.filename and page != "search":
@@ -188,5 +190,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", configure)
     # After the themes, which add scripts.
     app.connect("html-page-context", complete, priority=900)
-    app.connect("build-finished", finish)
+    # After book.assets, which changes the pages.
+    app.connect("build-finished", finish, priority=700)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
