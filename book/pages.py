@@ -37,8 +37,10 @@ SVG_SIZE = re.compile(
 
 
 def configure(app: Sphinx, config: Config) -> None:
-    """Every page knows its address on the site."""
-    config.html_baseurl = settings()["pages_url"]
+    """Every page knows its address on the site, and the way back to the first."""
+    known = settings()
+    config.html_baseurl = known["pages_url"]
+    config.html_theme_options["logo"] = {"text": known["title"]}
 
 
 def describe(doctree: nodes.document) -> str:
@@ -92,7 +94,9 @@ def complete(
         ]
     )
     if "body" in context:
-        context["body"] = size_pictures(app, context["body"])
+        body = size_pictures(app, context["body"])
+        # The list of references has links among its items, and names roles of old.
+        context["body"] = re.sub(r' role="(list|doc-biblioentry)"', "", body)
     # Scripts wait for the text. Those of the search page are the page.
     scripts = [
         s
