@@ -75,7 +75,7 @@ class ExportedCells(SphinxTransform):
 class Equations(SphinxTransform):
     r"""Equations that carry a ``\tag`` can be linked to, from any chapter.
 
-    Colab shows the tag as it stands, and so does MathJax. In running text, "equation
+    Colab shows the tag as it stands, and so does the page. In running text, "equation
     (3.1)" or "equations (3.1) and (3.2)" become links.
     """
 
@@ -106,9 +106,6 @@ class Equations(SphinxTransform):
         tags = self.TAG.findall(block.astext())
         if not tags:
             return
-        # Sphinx would wrap lines in `split`, where a tag is not allowed.
-        block["nowrap"] = True
-        block.children = [nodes.Text(rf"\[{block.astext()}\]")]
         names = self.env.domaindata["std"]["anonlabels"]
         for tag in tags:
             label = _label(tag)

@@ -1,39 +1,93 @@
-"""Every page in Chromium: no error, no other host, all formulas set, none too wide."""
+"""Every page in Chromium, opened once: no error, small, still, readable by all."""
 
 import os
+import re
 import shutil
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import axe_playwright_python
 import pytest
-from playwright.sync_api import Browser, Error, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, Error, Page, Response, sync_playwright
 
+from book import settings
+from book.host import serve
 from tests.conftest import SITE, skip_or_fail
 
 PAGES = sorted(
-    path.relative_to(SITE).as_posix()
+    name
     for path in SITE.rglob("*.html")
-    if not path.relative_to(SITE).as_posix().startswith("_")
-    and path.name != "index.html"  # leads to README.html
+    if not (name := path.relative_to(SITE).as_posix()).startswith("_")
+    and name != "index.html"  # a copy of the first page
 )
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
+STANDARD = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+# The theme decides what these say, and the width does not.
+OF_COLOUR = ["color-contrast", "link-in-text-block"]
+SHIFTS = """new PerformanceObserver((list) => {
+  window.shift = (window.shift ?? 0);
+  for (const entry of list.getEntries()) window.shift += entry.value;
+}).observe({ type: "layout-shift", buffered: true })"""
+# Sections that are far below are laid out too; then two frames, for the observers.
 READY = """async () => {
-  await window.MathJax?.startup?.promise;
+  for (const section of document.querySelectorAll("section"))
+    section.style.contentVisibility = "visible";
+  for (const image of document.images) image.loading = "eager";
+  await Promise.all([...document.images].map((image) => image.decode()));
   await document.fonts.ready;
+}"""
+FRAMES = "() => new Promise((f) => requestAnimationFrame(() => requestAnimationFrame(f)))"
+# One token of each kind and one formula in a line are enough for the rules, and one
+# element of each pair of colours, size and weight for those of colour.
+SAMPLE = """() => {
+  const kinds = new Set();
+  for (const token of document.querySelectorAll(".highlight pre span[class]"))
+    if (kinds.has(token.className)) token.replaceWith(...token.childNodes);
+    else kinds.add(token.className);
+  for (const math of [...document.querySelectorAll("span.math mjx-math")].slice(1))
+    math.replaceChildren();
+}"""
+RUN_AXE = """async ([standard, ofColour, all]) => {
+  const ground = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = getComputedStyle(e).backgroundColor;
+      if (!colour.endsWith(", 0)")) return colour;
+    }
+  };
+  const sample = new Map();
+  for (const element of document.body.querySelectorAll("*")) {
+    if (![...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim())) continue;
+    if (!element.checkVisibility()) continue;
+    const { color, fontSize, fontWeight } = getComputedStyle(element);
+    const inLink = element.closest("a") !== null;
+    sample.set([color, fontSize, fontWeight, ground(element), inLink].join(), element);
+  }
+  const runs = [[{ include: [...sample.values()] }, ofColour.map((id) => [id, true])]];
+  if (all) runs.push([document, null]);
+  const found = [];
+  for (const [context, rules] of runs) {
+    const runOnly = rules
+      ? { type: "rule", values: ofColour }
+      : { type: "tag", values: standard };
+    const off = Object.fromEntries(ofColour.map((id) => [id, { enabled: false }]));
+    const options = { runOnly, resultTypes: ["violations"], ...(rules ? {} : { rules: off }) };
+    const { violations } = await axe.run(context, options);
+    for (const { id, nodes } of violations)
+      found.push(...nodes.map((n) => `${id}: ${n.html.slice(0, 120)} ${n.failureSummary}`));
+  }
+  return found;
 }"""
 RAW_MATH = r"""() => {
   const article = document.querySelector("article") ?? document.body;
   const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
-  const set = "pre, code, script, style, mjx-container";
   const raw = /\$\$|\\(tag|frac|begin|mathbf|odot|sum)\b|\\[([]/;
-  const errors = [...document.querySelectorAll("mjx-merror")];
-  const bad = errors.map((e) => e.title || "error");
+  const bad = [];
   for (let node = walker.nextNode(); node; node = walker.nextNode())
-    if (!node.parentElement.closest(set) && raw.test(node.data)) bad.push(node.data);
+    if (!node.parentElement.closest("pre, code, script, style") && raw.test(node.data))
+      bad.push(node.data);
   return bad;
 }"""
 TOO_WIDE = """() => {
@@ -46,20 +100,34 @@ TOO_WIDE = """() => {
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """A file server that writes no log."""
+@dataclass
+class Opened:
+    """A page in the browser, and what came with it."""
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+    path: str
+    page: Page
+    shift: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+    responses: list[Response] = field(default_factory=list)
+
+    def show(self, width: int, theme: Literal["light", "dark"] = "light") -> None:
+        """Change the window and the theme, and wait until the page has followed."""
+        self.page.emulate_media(color_scheme=theme)
+        self.page.set_viewport_size({"width": width, "height": 900})
+        self.page.evaluate(FRAMES)
+
+    def weigh(self, kind: str = "") -> tuple[int, int]:
+        """Bytes sent, and bytes unpacked, of all files or those of one kind."""
+        found = [r for r in self.responses if kind in ("", r.request.resource_type)]
+        sent = sum(r.request.sizes()["responseBodySize"] for r in found)
+        return sent, sum(len(r.body()) for r in found)
 
 
 @pytest.fixture(scope="module")
 def address(site: Path) -> Iterator[str]:
     """The site on a local port."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with serve(site) as base:
+        yield base
 
 
 @pytest.fixture(scope="module")
@@ -77,54 +145,192 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-def visit(page: Page, address: str, path: str) -> list[str]:
-    """Open a page and wait for its formulas; what went wrong on the way."""
-    wrong: list[str] = []
-    host = urlsplit(address).netloc
+@pytest.fixture(scope="module", params=PAGES)
+def opened(
+    request: pytest.FixtureRequest, browser: Browser, address: str
+) -> Iterator[Opened]:
+    """One page, opened once for all tests in an order that suits them."""
+    page = browser.new_page(viewport={"width": 1300, "height": 900})
+    result = Opened(request.param, page)
+    wrong, host = result.wrong, urlsplit(address).netloc
     page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    page.on("requestfailed", lambda sent: wrong.append(f"failed: {sent.url}"))
     page.on(
         "request",
-        lambda request: (
-            wrong.append(f"other host: {request.url}")
-            if urlsplit(request.url).netloc not in {host, ""}
+        lambda sent: (
+            wrong.append(f"other host: {sent.url}")
+            if urlsplit(sent.url).netloc not in {host, ""}
             else None
         ),
     )
-    page.goto(f"{address}/{path}", wait_until="load")
+    page.on("response", lambda response: result.responses.append(response))
+    page.add_init_script(SHIFTS)
+    page.goto(address + request.param, wait_until="load")
+    page.evaluate(FRAMES)
+    result.shift = page.evaluate("window.shift ?? 0")
     page.evaluate(READY)
-    return wrong
+    yield result
+    page.close()
 
 
-@pytest.mark.parametrize("path", PAGES)
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_page(
-    browser: Browser, address: str, path: str, theme: Literal["light", "dark"]
-) -> None:
-    size: ViewportSize = {"width": 1300, "height": 900}
-    context = browser.new_context(color_scheme=theme, viewport=size)
-    page = context.new_page()
-    try:
-        assert visit(page, address, path) == []
-        assert page.get_attribute("html", "data-theme") == theme
-        assert page.evaluate(RAW_MATH) == []
-        for width in (1300, 390, 320):
-            page.set_viewport_size({"width": width, "height": 800})
-            assert page.evaluate(OVERFLOW) <= 0, page.evaluate(TOO_WIDE)
-    finally:
-        context.close()
+def test_layout_stays_still(opened: Opened) -> None:
+    """Nothing moves while the page comes: formulas and pictures have their size."""
+    assert opened.shift < 0.02
+
+
+def test_nothing_goes_wrong(opened: Opened) -> None:
+    assert opened.wrong == []
+    assert opened.page.evaluate(RAW_MATH) == []
+
+
+def test_weight(opened: Opened) -> None:
+    """At most 1.5 MB as Pages sends it, of which scripts 0.6 MB even unpacked."""
+    sent, _ = opened.weigh()
+    _, scripts = opened.weigh("script")
+    assert 10_000 < sent <= 1_500_000 and 1_000 < scripts <= 600_000
+
+
+@pytest.mark.parametrize("width", [1300, 390, 320])
+def test_nothing_is_wider_than_the_window(opened: Opened, width: int) -> None:
+    opened.show(width)
+    assert opened.page.evaluate(OVERFLOW) <= 0, opened.page.evaluate(TOO_WIDE)
+
+
+def test_keyboard(opened: Opened) -> None:
+    """The first stop is a link past the navigation, and every stop can be seen."""
+    opened.show(1300)
+    page = opened.page
+    page.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
+    for stop in range(12):
+        page.keyboard.press("Tab")
+        style = page.evaluate(
+            """() => {
+              const e = document.activeElement, s = getComputedStyle(e);
+              return [e.getAttribute("href"), s.outlineStyle, parseFloat(s.outlineWidth)];
+            }"""
+        )
+        if not stop:
+            assert style[0] == "#main-content"
+            assert page.locator("#pst-skip-link").is_visible()
+        assert style[1] != "none" and style[2] >= 2, style
+
+
+def test_code_can_be_scrolled_from_the_keyboard(opened: Opened) -> None:
+    """What is wider than its box takes the focus, and what is not does not."""
+    opened.show(390)
+    wrong = opened.page.evaluate(
+        """() => [...document.querySelectorAll("article pre, article div.math")]
+          .filter((e) => (e.scrollWidth > e.clientWidth) !== (e.tabIndex === 0))
+          .map((e) => e.textContent.slice(0, 60))"""
+    )
+    assert wrong == []
+
+
+def test_print(opened: Opened) -> None:
+    """On paper there is the text alone, and all of each line."""
+    page = opened.page
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 700, "height": 900})
+    shown = page.evaluate(
+        """() => [...document.querySelectorAll("nav, button, form, header")]
+          .filter((e) => e.checkVisibility() && e.getBoundingClientRect().width)
+          .map((e) => e.outerHTML.slice(0, 80))"""
+    )
+    cut = page.evaluate(
+        """() => [...document.querySelectorAll("article *")]
+          .filter((e) => e.checkVisibility() && !e.closest("mjx-container, svg"))
+          .filter((e) => e.scrollWidth > e.clientWidth + 1 && e.clientWidth
+            && getComputedStyle(e).display !== "inline")
+          .map((e) => e.tagName + ": " + e.textContent.slice(0, 60))"""
+    )
+    page.emulate_media(media="screen")
+    assert shown == [] and cut == []
+
+
+def test_accessibility(opened: Opened) -> None:
+    """No violation of WCAG 2.2 A and AA; the last test of a page, which it changes.
+
+    The rules of colour run in both themes, the others where they can differ: per width.
+    """
+    page = opened.page
+    page.evaluate(SAMPLE)
+    page.evaluate(AXE.read_text("utf-8"))
+    found: dict[tuple[int, str], list[str]] = {}
+    themes: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
+    for theme in themes:
+        for width in (1300, 390):
+            opened.show(width, theme)
+            assert page.get_attribute("html", "data-theme") == theme
+            wrong = page.evaluate(RUN_AXE, [STANDARD, OF_COLOUR, theme == "light"])
+            if wrong:
+                found[width, theme] = wrong
+    assert not found
+
+
+def test_axe_knows_the_standard(browser: Browser) -> None:
+    page = browser.new_page()
+    page.evaluate(AXE.read_text("utf-8"))
+    for tag in STANDARD:
+        assert page.evaluate("(tag) => axe.getRules([tag]).length", tag), tag
+    page.close()
 
 
 def test_pictures_turn_dark(browser: Browser, address: str, site: Path) -> None:
     """In the dark theme a figure's dark ink is turned round, on no ground."""
     path = next(p for p in PAGES if "<img" in (site / p).read_text("utf-8"))
-    context = browser.new_context(color_scheme="dark")
-    page = context.new_page()
-    visit(page, address, path)
+    page = browser.new_page(color_scheme="dark")
+    page.goto(address + path)
     style = page.eval_on_selector(
         "article img",
         "e => [getComputedStyle(e).filter, getComputedStyle(e).backgroundColor]",
     )
-    context.close()
+    page.close()
     assert "invert(1)" in style[0] and style[1] in {"rgba(0, 0, 0, 0)", "transparent"}
+
+
+def test_search_finds_the_forget_gate(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}search.html?q=forget+gate")
+    found = page.locator("#search-results ul.search li a")
+    found.first.wait_for()
+    titles = found.all_inner_texts()
+    page.close()
+    assert any(re.match(r"3\. The gates", title) for title in titles), titles
+
+
+def test_a_link_to_an_equation_leads_to_it(browser: Browser, address: str) -> None:
+    """Also where it stands far below, in a section that is laid out late."""
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto(f"{address}chapters/03_gates.html")
+    last = page.eval_on_selector_all("div.math[id]", "all => all.at(-1).id")
+    page.goto("about:blank")
+    page.goto(f"{address}chapters/03_gates.html#{last}")
+    page.locator(f"#{last}").wait_for()
+    page.wait_for_function(
+        f"""() => {{
+          const box = document.getElementById("{last}").getBoundingClientRect();
+          return box.top >= 0 && box.bottom <= innerHeight;
+        }}"""
+    )
+    page.close()
+
+
+@pytest.mark.parametrize("lost", ["no-such", "chapters/no-such.html", "a/b/c/"])
+def test_wrong_addresses_get_a_page(browser: Browser, address: str, lost: str) -> None:
+    """The page has its style and working links at any depth."""
+    page = browser.new_page()
+    wrong: list[str] = []
+    page.on("requestfailed", lambda sent: wrong.append(sent.url))
+    page.on(
+        "response",
+        lambda r: wrong.append(r.url) if r.status != 200 and lost not in r.url else None,
+    )
+    response = page.goto(address + lost)
+    assert response and response.status == 404
+    assert page.locator("h1").inner_text() == "No such page"
+    page.locator("article a").first.click()
+    page.wait_for_load_state()
+    assert page.title() == settings()["title"]
+    page.close()
+    assert wrong == []

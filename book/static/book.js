@@ -1,14 +1,22 @@
-// What scrolls sideways can be reached and scrolled from the keyboard.
-window.addEventListener("load", () => {
-  const boxes = document.querySelectorAll(
-    "div.math, .bd-article .pst-scrollable-table-container, .bd-article pre",
-  );
-  const mark = () => {
-    for (const box of boxes) {
-      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
-      else box.removeAttribute("tabindex");
-    }
-  };
-  (window.MathJax?.startup?.promise ?? Promise.resolve()).then(mark);
-  window.addEventListener("resize", mark);
+// What scrolls sideways can be reached and scrolled from the keyboard. The observer
+// speaks when a box is laid out, so that asking for its width costs nothing.
+const observer = new ResizeObserver((entries) => {
+  for (const { target: box } of entries) {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  }
 });
+document
+  .querySelectorAll("div.math, .bd-article .pst-scrollable-table-container, .bd-article pre")
+  .forEach((box) => observer.observe(box));
+
+// The style sheet leaves out what is far below the screen. Once the reader moves, the
+// browser lays out the sections in idle time, one at a time, so that heights are true.
+const later = window.requestIdleCallback ?? setTimeout;
+const sections = [...document.querySelectorAll(".bd-article section section")];
+const show = () => {
+  if (!sections.length) return;
+  sections.shift().style.contentVisibility = "visible";
+  later(show);
+};
+window.addEventListener("scroll", () => later(show), { once: true, passive: true });
