@@ -39,7 +39,9 @@ READY = """async () => {
   await Promise.all([...document.images].map((image) => image.decode()));
   await document.fonts.ready;
 }"""
-FRAMES = "() => new Promise((f) => requestAnimationFrame(() => requestAnimationFrame(f)))"
+FRAMES = (
+    "() => new Promise((f) => requestAnimationFrame(() => requestAnimationFrame(f)))"
+)
 # One token of each kind and one formula in a line are enough for the rules, and one
 # element of each pair of colours, size and weight for those of colour.
 SAMPLE = """() => {
@@ -324,7 +326,9 @@ def test_wrong_addresses_get_a_page(browser: Browser, address: str, lost: str) -
     page.on("requestfailed", lambda sent: wrong.append(sent.url))
     page.on(
         "response",
-        lambda r: wrong.append(r.url) if r.status != 200 and lost not in r.url else None,
+        lambda r: (
+            wrong.append(r.url) if r.status != 200 and lost not in r.url else None
+        ),
     )
     response = page.goto(address + lost)
     assert response and response.status == 404
