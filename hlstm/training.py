@@ -7,7 +7,6 @@ __all__ = ['TrainConfig', 'pick_device', 'learning_rate_at', 'evaluate', 'Histor
 
 # %% ../chapters/09_training.ipynb #376990b2
 import difflib
-import itertools
 import math
 import os
 import random
