@@ -148,7 +148,7 @@ def _restore(
     net.to(parts["net"]["head.weight"].dtype).load_state_dict(parts["net"])
     config: dict[str, Any] = dict(description["config"])
     config |= {k: math.inf for k, v in config.items() if v == "inf"}
-    trainer = Trainer(net.to(device), TrainConfig(**config))
+    trainer = Trainer(net.to(device), TrainConfig.from_dict(config))
     _load_optimizer(trainer, parts.get("optimizer", {}))
     series = {name: parts["history"][name].tolist() for name in SERIES}
     series["val_step"] = [int(k) for k in series["val_step"]]
@@ -340,69 +340,6 @@ def run_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
         "files": verdicts,
     }
 
-# %% ../chapters/09c_resume.ipynb #a1f0c016
-class TrainingInterrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM has stopped a run, and the run is saved.
-
-    Attributes
-    ----------
-    signal : int
-        The number of the signal.
-    """
-
-    def __init__(self, message: str, signal: int) -> None:
-        super().__init__(message)
-        self.signal = signal
-
-
-class _Stop(BaseException):
-    """Leaves the loop between two steps."""
-
-# %% ../chapters/09c_resume.ipynb #a1f0c017
-class _Signals:
-    """Notes SIGINT and SIGTERM, where Python would leave the step half done."""
-
-    def __init__(self, at_once: Callable[[], bool]) -> None:
-        self.number: int | None = None
-        self.at_once = at_once
-        self.handlers: dict[int, Any] = {}
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        self.__exit__()  # a second signal acts as it always does
-        if self.at_once():
-            raise _Stop
-
-    def __enter__(self) -> "_Signals":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) not in (None, signal.SIG_IGN):
-                    self.handlers[number] = signal.signal(number, self.note)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-
-# %% ../chapters/09c_resume.ipynb #a1f0c018
-def _check_finite(trainer: Trainer) -> None:
-    """Refuse to save what no run could go on from."""
-    for name, tensor in trainer.net.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            step, steps = trainer.position.step, trainer.config.steps
-            raise TrainingError(
-                f"step {step} of {steps} left {name} with numbers that are not finite"
-            )
-
-# %% ../chapters/09c_resume.ipynb #a1f0c021
-def _prune(folder: Path, step: int, keep: int) -> None:
-    """Remove all checkpoints but the newest `keep` up to a step."""
-    found = _checkpoints(folder)
-    kept = [k for k in found if k <= step][:keep]
-    for k in found.keys() - set(kept):
-        with suppress(OSError):  # a reader may hold it open on Windows
-            found[k].unlink()
-
 # %% ../chapters/09c_resume.ipynb #a1f0c029
 def _is_due(config: TrainConfig, step: int) -> bool:
     """Whether a checkpoint is written after this step, come what may."""
@@ -415,6 +352,25 @@ def _is_best(history: History, step: int) -> bool:
     *earlier, last = history.val_loss or [math.nan]
     lowest = math.isfinite(last) and not any(loss <= last for loss in earlier)
     return lowest and history.val_step[-1] == step
+
+# %% ../chapters/09c_resume.ipynb #a1f0c021
+def _prune(folder: Path, step: int, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep` up to a step."""
+    found = _checkpoints(folder)
+    kept = [k for k in found if k <= step][:keep]
+    for k in found.keys() - set(kept):
+        with suppress(OSError):  # a reader may hold it open on Windows
+            found[k].unlink()
+
+# %% ../chapters/09c_resume.ipynb #a1f0c018
+def _check_finite(trainer: Trainer) -> None:
+    """Refuse to save what no run could go on from."""
+    for name, tensor in trainer.net.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            step, steps = trainer.position.step, trainer.config.steps
+            raise TrainingError(
+                f"step {step} of {steps} left {name} with numbers that are not finite"
+            )
 
 # %% ../chapters/09c_resume.ipynb #a1f0c019
 class _Saver:
@@ -461,6 +417,50 @@ def _unsaved(saver: _Saver, error: OSError) -> OSError:
         error.errno or errno.EIO,
         f"step {step} could not be saved in {saver.folder}: {why}. {saver.newest}",
     )
+
+# %% ../chapters/09c_resume.ipynb #a1f0c016
+class TrainingInterrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM has stopped a run, and the run is saved.
+
+    Attributes
+    ----------
+    signal : int
+        The number of the signal.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+class _Stop(BaseException):
+    """Leaves the loop between two steps."""
+
+# %% ../chapters/09c_resume.ipynb #a1f0c017
+class _Signals:
+    """Notes SIGINT and SIGTERM, where Python would leave the step half done."""
+
+    def __init__(self, at_once: Callable[[], bool]) -> None:
+        self.number: int | None = None
+        self.at_once = at_once
+        self.handlers: dict[int, Any] = {}
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        self.__exit__()  # a second signal acts as it always does
+        if self.at_once():
+            raise _Stop
+
+    def __enter__(self) -> "_Signals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) not in (None, signal.SIG_IGN):
+                    self.handlers[number] = signal.signal(number, self.note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
 
 # %% ../chapters/09c_resume.ipynb #a1f0c020
 def _flat(description: dict[str, Any]) -> dict[str, Any]:
@@ -546,7 +546,7 @@ def _interrupted(saver: _Saver, number: int) -> TrainingInterrupted:
         number,
     )
 
-
+# %% ../chapters/09c_resume.ipynb #a1f0c031
 @contextmanager
 def _stoppable(saver: _Saver) -> Iterator[Callable[[], None]]:
     """Give the loop what to do between two steps, and save where a signal ends it."""
