@@ -23,7 +23,7 @@ from book.reader import (
     split_directives,
 )
 
-ALLOWED = {"torch", "numpy", "safetensors", "tqdm", "pooch"} | set(
+ALLOWED = {"torch", "numpy", "safetensors", "tqdm", "pooch", "tyro"} | set(
     sys.stdlib_module_names
 )
 MACHINE_PATH = re.compile(
