@@ -316,10 +316,12 @@ def _explain_unknown(text: str, symbols: tuple[str, ...]) -> str:
         for s in unknown[:5]
     )
     more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+    plain = unicodedata.normalize("NFKD", unknown[0])[0]
+    known = plain if plain in symbols else symbols[0]
     return (
         f"not in the vocabulary of {len(symbols)} symbols: {listed}{more}. "
         'Drop them with encode(text, errors="ignore"), or map them first to symbols that '
-        f"it has, as in text.translate({{0x{ord(unknown[0]):X}: {symbols[-1]!r}}})"
+        f"it has, as in text.translate({{0x{ord(unknown[0]):X}: {known!r}}})"
     )
 
 

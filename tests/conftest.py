@@ -4,6 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import hypothesis
 import nbformat
 import pytest
 from nbformat import NotebookNode
@@ -12,6 +13,10 @@ from book import ROOT
 
 SITE = ROOT / "_build" / "html"
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+hypothesis.settings.register_profile("book", deadline=None)
+hypothesis.settings.load_profile("book")
 
 
 def skip_or_fail(reason: str) -> None:
