@@ -123,8 +123,9 @@ def _load_position(
     step, number, window = (description[k] for k in ("step", "pass", "window"))
     if any(type(k) is not int or k < 0 for k in (step, number, window)):
         raise ValueError(f"stands at step {step!r}, pass {number!r}, window {window!r}")
-    if len(trainer.history.loss) != step:
-        raise ValueError(f"has {len(trainer.history.loss)} losses after step {step}")
+    lengths = [len(getattr(trainer.history, name)) for name in SERIES]
+    if lengths[:2] != [step, step] or lengths[2] != lengths[3]:
+        raise ValueError(f"has series of {lengths} numbers after step {step}")
     state = None
     if tensors:
         config, lstm = trainer.config, trainer.net.lstm
@@ -138,8 +139,6 @@ def _restore(
     tensors: dict[str, Tensor], description: dict[str, Any], device: torch.device
 ) -> Trainer:
     """Make the trainer of a checkpoint."""
-    if description.get("kind") != "run":
-        raise ValueError("is a model and no checkpoint of a run: use load_model")
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition(".")
@@ -149,7 +148,7 @@ def _restore(
     net.to(parts["net"]["head.weight"].dtype).load_state_dict(parts["net"])
     config: dict[str, Any] = dict(description["config"])
     config |= {k: math.inf for k, v in config.items() if v == "inf"}
-    trainer = Trainer(net.to(device), TrainConfig(**config))
+    trainer = Trainer(net.to(device), TrainConfig.from_dict(config))
     _load_optimizer(trainer, parts.get("optimizer", {}))
     series = {name: parts["history"][name].tolist() for name in SERIES}
     series["val_step"] = [int(k) for k in series["val_step"]]
@@ -181,6 +180,8 @@ def _read(path: Path, device: str | torch.device | None = None) -> Trainer:
     """Return the trainer of a checkpoint, or raise CheckpointError."""
     tensors, description = read_file(path)
     try:
+        if description.get("kind") != "run":
+            raise ValueError("is a model and no checkpoint of a run: use load_model")
         if path.name != _name(description["step"]):
             raise ValueError(f"holds step {description['step']!r}")
         if device is None:
@@ -189,7 +190,7 @@ def _read(path: Path, device: str | torch.device | None = None) -> Trainer:
         return _restore(tensors, description, torch.device(device))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} {error}") from error
-    except (AttributeError, LookupError, RuntimeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
         raise CheckpointError(f"{path} is no checkpoint of a run: {error!r}") from error
 
 # %% ../chapters/09c_resume.ipynb #a1f0c01a
@@ -235,8 +236,8 @@ def resume(
 ) -> Trainer:
     """Return the trainer of a run that stopped, as it was at its newest checkpoint.
 
-    Its `fit`, given the same texts, goes on exactly where the run stopped: on the same
-    machine the numbers are those of a run that never stopped, to the last bit.
+    Its `fit`, given the same texts, goes on where the run stopped. On the same machine
+    the numbers are those of a run that never stopped, to the last bit.
 
     Parameters
     ----------
@@ -247,30 +248,23 @@ def resume(
     progress
         Whether to show a progress bar.
 
-    Returns
-    -------
-    Trainer
-        Network, vocabulary, configuration, optimiser, position and history.
-
     Raises
     ------
-    FileNotFoundError
-        If there is no run in the folder.
-    CheckpointError
-        If none of its checkpoints can be read; the message says why.
+    FileNotFoundError, CheckpointError
+        If the folder holds no run; if none of its checkpoints can be read.
     """
     trainer, path = _open_run(folder, device)
     trainer.progress = progress
     was, now = trainer._origin[0]["machine"], _machine(_device(trainer))
-    if changed := [
-        f"{k} {was.get(k)} then, {now[k]} now" for k in now if was.get(k) != now[k]
-    ]:
-        warnings.warn(
-            f"{path} comes from another machine or setting ({', '.join(changed)}): the "
-            "run goes on, and its numbers may differ in the last bits",
-            RuntimeWarning,
-            stacklevel=2,
+    changed = [
+        f"{k} {was.get(k)} then, {v} now" for k, v in now.items() if was.get(k) != v
+    ]
+    if changed:
+        message = (
+            f"{path} comes from another machine or setting ({', '.join(changed)}). The "
+            "run goes on, and its numbers may differ in the last bits."
         )
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
     return trainer
 
 # %% ../chapters/09c_resume.ipynb #a1f0c013
@@ -314,23 +308,15 @@ def _verdict(path: Path) -> str:
 def run_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what there is to say about a run, ready for JSON.
 
-    Parameters
-    ----------
-    folder
-        Where the run keeps its checkpoints.
-
-    Returns
-    -------
-    dict
-        Of the newest valid checkpoint: `step`, `pass`, `window`, `config`, sizes,
-        `vocabulary`, `parameters`, `loss` and `val_loss` (the latest, in nats per
-        character), `best_val_loss` with `best_step`, `seconds`, `texts` (SHA-256),
-        `machine`, `versions`. And `files`: each with "valid", or what is wrong with it.
+    Of the newest valid checkpoint: `file`, `step`, `pass`, `window`, `config`, sizes,
+    `vocabulary`, `parameters`, `loss` and `val_loss` (the latest, in nats per character),
+    `best_val_loss` and `best_step`, `seconds`, `texts` (SHA-256), `machine`, `versions`.
+    Under `files`: each with "valid", or with what is wrong with it.
 
     Raises
     ------
     FileNotFoundError, CheckpointError
-        As `load_run`.
+        If the folder holds no run; if none of its checkpoints can be read.
     """
     folder = Path(folder)
     files = [*_checkpoints(folder).values(), folder / BEST] if folder.is_dir() else []
@@ -340,7 +326,8 @@ def run_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
         trainer, path = _open_run(folder, "cpu")
     history = trainer.history
     measured = zip(history.val_loss, history.val_step, strict=True)
-    best_loss, best_step = min(measured, default=(None, None))
+    finite = [(loss, step) for loss, step in measured if math.isfinite(loss)]
+    best_loss, best_step = min(finite, default=(None, None))
     return {
         "folder": str(folder),
         "file": path.name,
@@ -352,6 +339,84 @@ def run_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
         "best_step": best_step,
         "files": verdicts,
     }
+
+# %% ../chapters/09c_resume.ipynb #a1f0c029
+def _is_due(config: TrainConfig, step: int) -> bool:
+    """Whether a checkpoint is written after this step, come what may."""
+    often = config.save_every > 0 and step % config.save_every == 0
+    return often or step == config.steps
+
+
+def _is_best(history: History, step: int) -> bool:
+    """Whether the held-out loss of this step is the lowest so far."""
+    *earlier, last = history.val_loss or [math.nan]
+    lowest = math.isfinite(last) and not any(loss <= last for loss in earlier)
+    return lowest and history.val_step[-1] == step
+
+# %% ../chapters/09c_resume.ipynb #a1f0c021
+def _prune(folder: Path, step: int, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep` up to a step."""
+    found = _checkpoints(folder)
+    kept = [k for k in found if k <= step][:keep]
+    for k in found.keys() - set(kept):
+        with suppress(OSError):  # a reader may hold it open on Windows
+            found[k].unlink()
+
+# %% ../chapters/09c_resume.ipynb #a1f0c018
+def _check_finite(trainer: Trainer) -> None:
+    """Refuse to save what no run could go on from."""
+    for name, tensor in trainer.net.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            step, steps = trainer.position.step, trainer.config.steps
+            raise TrainingError(
+                f"step {step} of {steps} left {name} with numbers that are not finite"
+            )
+
+# %% ../chapters/09c_resume.ipynb #a1f0c019
+class _Saver:
+    """Writes the checkpoints of a run into a folder."""
+
+    def __init__(
+        self, trainer: Trainer, folder: Path, texts: dict[str, str | None]
+    ) -> None:
+        self.trainer, self.folder, self.texts = trainer, folder, texts
+        self.saved, self.newest = (-1, 0), "There is no checkpoint yet."
+
+    def mark(self) -> tuple[int, int]:
+        """Return what tells two moments of a run apart."""
+        return self.trainer.position.step, len(self.trainer.history.val_loss)
+
+    def note(self, path: Path) -> None:
+        """Remember which file holds the run as it is now."""
+        self.saved, self.newest = self.mark(), f"The newest checkpoint is {path}."
+
+    def save(self, asked: bool = False) -> None:
+        """Write the best network where this is it, and a checkpoint where it is due."""
+        trainer, step = self.trainer, self.trainer.position.step
+        best = _is_best(trainer.history, step)
+        due = asked or self.saved[0] < 0 or _is_due(trainer.config, step)
+        if self.mark() == self.saved or not (due or best):
+            return
+        _check_finite(trainer)
+        try:
+            if best:
+                save_model(trainer.net, self.folder / BEST)
+            if due:
+                path, numbers = self.folder / _name(step), _run_tensors(trainer)
+                write_file(path, numbers, _run_description(trainer, self.texts))
+                self.note(path)
+                _prune(self.folder, step, trainer.config.keep)
+        except OSError as error:
+            raise _unsaved(self, error) from error
+
+# %% ../chapters/09c_resume.ipynb #a1f0c030
+def _unsaved(saver: _Saver, error: OSError) -> OSError:
+    """Return an error of the same kind that says what is lost and what is kept."""
+    step, why = saver.trainer.position.step, error.strerror or error
+    return OSError(
+        error.errno or errno.EIO,
+        f"step {step} could not be saved in {saver.folder}: {why}. {saver.newest}",
+    )
 
 # %% ../chapters/09c_resume.ipynb #a1f0c016
 class TrainingInterrupted(KeyboardInterrupt):
@@ -396,77 +461,6 @@ class _Signals:
     def __exit__(self, *error: object) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
-
-# %% ../chapters/09c_resume.ipynb #a1f0c018
-def _check_finite(trainer: Trainer) -> None:
-    """Refuse to save what no run could go on from."""
-    for name, tensor in trainer.net.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            step, steps = trainer.position.step, trainer.config.steps
-            raise TrainingError(
-                f"step {step} of {steps} left {name} with numbers that are not finite"
-            )
-
-
-def _is_best(history: History, step: int) -> bool:
-    """Whether the held-out loss of this step is the lowest so far."""
-    *earlier, last = history.val_loss or [math.nan]
-    lowest = math.isfinite(last) and not any(loss <= last for loss in earlier)
-    return lowest and history.val_step[-1] == step
-
-# %% ../chapters/09c_resume.ipynb #a1f0c021
-def _prune(folder: Path, step: int, keep: int) -> None:
-    """Remove all checkpoints but the newest `keep` up to a step."""
-    found = _checkpoints(folder)
-    kept = [k for k in found if k <= step][:keep]
-    for k in found.keys() - set(kept):
-        with suppress(OSError):  # a reader may hold it open on Windows
-            found[k].unlink()
-
-# %% ../chapters/09c_resume.ipynb #a1f0c019
-class _Saver:
-    """Writes the checkpoints of a run into a folder."""
-
-    def __init__(
-        self, trainer: Trainer, folder: Path, texts: dict[str, str | None]
-    ) -> None:
-        self.trainer, self.folder, self.texts = trainer, folder, texts
-        self.saved, self.newest = (-1, 0), "There is no checkpoint yet."
-
-    def mark(self) -> tuple[int, int]:
-        """Return what tells two moments of a run apart."""
-        return self.trainer.position.step, len(self.trainer.history.val_loss)
-
-    def save(self, asked: bool = False) -> None:
-        """Write the best network where this is it, and a checkpoint where it is due."""
-        trainer, (step, _) = self.trainer, self.mark()
-        config = trainer.config
-        often = config.save_every and step % config.save_every == 0
-        due = asked or often or self.saved[0] < 0 or step == config.steps
-        best = _is_best(trainer.history, step)
-        if self.mark() == self.saved or not (due or best):
-            return
-        _check_finite(trainer)
-        try:
-            if best:
-                save_model(trainer.net, self.folder / BEST)
-            if due:
-                self.write(self.folder / _name(step))
-        except OSError as error:
-            why = f"{error.strerror or error}. {self.newest}"
-            message = f"step {step} could not be saved in {self.folder}: {why}"
-            raise OSError(error.errno or errno.EIO, message) from error
-
-    def write(self, path: Path) -> None:
-        """Write a checkpoint; older ones go once it is there."""
-        trainer = self.trainer
-        write_file(path, _run_tensors(trainer), _run_description(trainer, self.texts))
-        self.note(path)
-        _prune(self.folder, self.saved[0], trainer.config.keep)
-
-    def note(self, path: Path) -> None:
-        """Remember which file holds the run as it is now."""
-        self.saved, self.newest = self.mark(), f"The newest checkpoint is {path}."
 
 # %% ../chapters/09c_resume.ipynb #a1f0c020
 def _flat(description: dict[str, Any]) -> dict[str, Any]:
@@ -552,7 +546,7 @@ def _interrupted(saver: _Saver, number: int) -> TrainingInterrupted:
         number,
     )
 
-
+# %% ../chapters/09c_resume.ipynb #a1f0c031
 @contextmanager
 def _stoppable(saver: _Saver) -> Iterator[Callable[[], None]]:
     """Give the loop what to do between two steps, and save where a signal ends it."""
@@ -611,32 +605,19 @@ def saving(
     val_ids: Tensor | None,
     folder: str | os.PathLike[str] | None,
 ) -> Iterator[Callable[[], None]]:
-    """Keep a run in a folder while the loop of a `Trainer` runs.
+    """Keep the run of a `Trainer` in a folder; the loop calls what this yields.
 
-    The folder holds `step-00000500.safetensors` and so on, each the whole state of the
-    run after that step: the newest `config.keep`, of which the first is written before
-    the first step. `best.safetensors` is the model with the lowest held-out loss.
-
-    Parameters
-    ----------
-    trainer, train_ids, val_ids
-        What trains; a trainer that was resumed must get the texts of its run.
-    folder
-        Where to write; it is made where it is missing. None saves nothing.
-
-    Yields
-    ------
-    callable
-        To be called between two steps. It saves what is due.
+    The folder, made where it is missing, holds files such as `step-00000500.safetensors`,
+    each the whole run after that step. The first is written before the first step, and
+    the newest `config.keep` stay. `best.safetensors` is the model with the lowest
+    held-out loss, for `load_model`. None as folder saves nothing.
 
     Raises
     ------
     ValueError
         If a resumed run would go on with another text, configuration or vocabulary.
-    FileExistsError
-        If the folder holds another run.
-    BlockingIOError
-        If another process is training into the folder.
+    FileExistsError, BlockingIOError
+        If the folder holds another run; if another process trains into it.
     OSError
         If the folder or a checkpoint cannot be written. What was saved before stays.
     TrainingInterrupted

@@ -1,0 +1,505 @@
+"""A run that is stopped at any moment goes on as if it had never stopped.
+
+`python -m tests.test_resume` is the program that trains here and is killed: it takes
+jobs, one JSON list a line, and forks for each, so that torch is imported once.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import hlstm
+from book import ROOT
+from hlstm import checkpoint, training
+
+STEPS = 18
+# 65 characters in 2 streams give passes of 6 windows, the last of them short.
+CONFIG = hlstm.TrainConfig(
+    2, 6, STEPS, warmup_steps=4, eval_every=4, save_every=3, keep=2
+)
+
+
+@cache
+def texts() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, (95,), generator=generator)
+    return ids[:65], ids[65:]
+
+
+def trainer(config: hlstm.TrainConfig = CONFIG) -> hlstm.Trainer:
+    """A new trainer of a small network with dropout, and the seed of its masks."""
+    torch.manual_seed(0)
+    net = hlstm.DeepRNN(hlstm.Vocabulary("abcde"), 3, 2, dropout=0.3)
+    torch.manual_seed(1)
+    return hlstm.Trainer(net, config, progress=False)
+
+
+def newest(folder: Path) -> Path:
+    return max(folder.glob("step-*.safetensors"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a run, but for the lock, by name."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
+
+
+def assert_same(found: Path, wanted: Path) -> None:
+    """Two checkpoints hold the same, to the last bit, but for the time it took.
+
+    These are weights, moments, random states, carried state, place, and every loss.
+    """
+    (ours, here), (theirs, there) = map(checkpoint.read_file, (found, wanted))
+    assert {**here, "seconds": 0} == {**there, "seconds": 0}
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert torch.equal(ours[name], tensor), name
+
+
+def assert_same_run(found: Path, wanted: Path) -> None:
+    """Two folders hold the same files, and these hold the same."""
+    assert contents(found).keys() == contents(wanted).keys()
+    for name in contents(wanted):
+        assert_same(found / name, wanted / name)
+
+
+@pytest.fixture(scope="session")
+def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Folders of runs that nothing has stopped, by how often they save."""
+    folders = {often: tmp_path_factory.mktemp("whole") for often in (0, 1, 3, 7)}
+    for often, folder in folders.items():
+        trainer(replace(CONFIG, save_every=often)).fit(*texts(), folder=folder)
+    return folders
+
+
+@pytest.fixture
+def whole(wholes: dict[int, Path]) -> Path:
+    """The folder of a run of CONFIG that nothing has stopped."""
+    return wholes[CONFIG.save_every]
+
+
+def at_step(
+    subject: hlstm.Trainer, step: int, act: Callable[[], Any], training: bool = True
+) -> hlstm.Trainer:
+    """Act in the middle of a forward pass after `step` steps."""
+
+    def hook(net: torch.nn.Module, *_: object) -> None:
+        if subject.position.step == step and net.training == training:
+            act()
+
+    subject.net.register_forward_hook(hook)
+    return subject
+
+
+def interrupt(number: int = signal.SIGINT) -> Callable[[], None]:
+    return lambda: signal.raise_signal(number)
+
+
+def go_on(folder: Path) -> hlstm.Trainer:
+    """Resume a run and finish it."""
+    resumed = hlstm.Trainer.resume(folder, progress=False)
+    resumed.fit(*texts(), folder=folder)
+    return resumed
+
+
+# What a run is made of, and where it stands
+
+
+def test_saving_does_not_change_the_run(whole: Path) -> None:
+    apart = trainer()
+    history = apart.fit(*texts())
+    kept = hlstm.Trainer.resume(whole, progress=False)
+    for name in ("loss", "grad_norm", "val_step", "val_loss"):
+        assert getattr(kept.history, name) == getattr(history, name)
+    assert history.val_step == [4, 8, 12, 16, 18]
+    pairs = zip(kept.net.parameters(), apart.net.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert kept.position.number == apart.position.number == 2
+
+
+@given(
+    length=st.integers(8, 60),
+    batch_size=st.integers(1, 4),
+    sequence_length=st.integers(1, 9),
+    seed=st.integers(0, 3),
+    skipped=st.integers(0, 40),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_the_supply_of_windows_begins_anywhere(
+    length: int, batch_size: int, sequence_length: int, seed: int, skipped: int
+) -> None:
+    config = hlstm.TrainConfig(batch_size, sequence_length, seed=seed)
+    ids = torch.arange(length)
+    walk = list(islice(training.endless_windows(ids, config), skipped + 6))
+    *_, number, window = walk[skipped]
+    later = training.endless_windows(ids, config, number, window + 1)
+    for ours, theirs in zip(islice(later, 5), walk[skipped + 1 :], strict=True):
+        assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+        assert ours[2:] == theirs[2:]
+
+
+@given(
+    first=st.integers(0, STEPS - 1),
+    second=st.integers(0, STEPS - 1),
+    save_every=st.sampled_from([0, 1, 3, 7]),
+)
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_any_stopped_run_equals_the_uninterrupted_one(
+    tmp_path_factory: pytest.TempPathFactory,
+    wholes: dict[int, Path],
+    first: int,
+    second: int,
+    save_every: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("stopped")
+    subject = trainer(replace(CONFIG, save_every=save_every))
+    with pytest.raises(hlstm.TrainingInterrupted):
+        at_step(subject, first, interrupt()).fit(*texts(), folder=folder)
+    again = hlstm.Trainer.resume(folder, progress=False)
+    assert again.position.step == first + 1
+    torch.manual_seed(99)  # what is drawn in between does not matter
+    try:
+        at_step(again, second, interrupt()).fit(*texts(), folder=folder)
+        assert second <= first
+    except hlstm.TrainingInterrupted:
+        go_on(folder)
+    assert_same(newest(folder), newest(wholes[save_every]))
+    assert_same(folder / "best.safetensors", wholes[save_every] / "best.safetensors")
+
+
+def test_a_resumed_trainer_needs_no_folder(tmp_path: Path, whole: Path) -> None:
+    with pytest.raises(hlstm.TrainingInterrupted):
+        at_step(trainer(), 7, interrupt()).fit(*texts(), folder=tmp_path)
+    before = contents(tmp_path)
+    resumed = hlstm.Trainer.resume(tmp_path, progress=False)
+    history = resumed.fit(*texts())
+    assert contents(tmp_path) == before
+    assert history.loss == hlstm.Trainer.resume(whole).history.loss
+    # As with any trainer, the next call runs the schedule once more.
+    assert len(resumed.fit(*texts()).loss) == STEPS
+    assert resumed.history.loss != history.loss
+
+
+def test_a_run_branches_into_another_folder(tmp_path: Path, whole: Path) -> None:
+    with pytest.raises(hlstm.TrainingInterrupted):
+        at_step(trainer(), 7, interrupt()).fit(*texts(), folder=tmp_path / "one")
+    before = contents(tmp_path / "one")
+    resumed = hlstm.Trainer.resume(tmp_path / "one", progress=False)
+    resumed.fit(*texts(), folder=tmp_path / "two")
+    assert contents(tmp_path / "one") == before
+    assert_same(newest(tmp_path / "two"), newest(whole))
+
+
+def test_a_moved_run_goes_on(tmp_path: Path, whole: Path) -> None:
+    with pytest.raises(hlstm.TrainingInterrupted):
+        at_step(trainer(), 7, interrupt()).fit(*texts(), folder=tmp_path / "one")
+    (tmp_path / "one").rename(tmp_path / "two")
+    go_on(tmp_path / "two")
+    assert_same_run(tmp_path / "two", whole)
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
+    history = trainer().fit(*texts(), folder=tmp_path)
+    before = contents(tmp_path)
+    resumed = go_on(tmp_path)
+    assert resumed.history.loss == history.loss
+    assert resumed.position.step == STEPS
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_precision_and_an_infinite_limit_come_back(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    losses = []
+    for folder in (tmp_path / "whole", tmp_path / "stopped"):
+        subject = trainer(replace(CONFIG, max_norm=float("inf")))
+        subject.net.to(dtype)
+        if folder.name == "stopped":
+            with pytest.raises(hlstm.TrainingInterrupted):
+                at_step(subject, 5, interrupt()).fit(texts()[0], folder=folder)
+            subject = hlstm.Trainer.resume(folder, progress=False)
+        losses.append(subject.fit(texts()[0], folder=folder).loss)
+        assert subject.net.head.weight.dtype == dtype
+        assert subject.config.max_norm == float("inf")
+    assert losses[0] == losses[1]
+
+
+def test_the_newest_stay_and_the_best(tmp_path: Path) -> None:
+    subject = trainer(replace(CONFIG, eval_every=1, learning_rate=0.3))
+    history = subject.fit(*texts(), folder=tmp_path)
+    assert sorted(contents(tmp_path)) == [
+        "best.safetensors",
+        "step-00000015.safetensors",
+        "step-00000018.safetensors",
+    ]
+    best = hlstm.load_run(tmp_path, best=True)
+    assert min(history.val_loss) < history.val_loss[-1]
+    assert hlstm.evaluate(best, texts()[1], 2) == min(history.val_loss)
+    last = hlstm.load_run(tmp_path)
+    assert hlstm.evaluate(last, texts()[1], 2) == history.val_loss[-1]
+    assert not best.training and not last.training
+
+
+def test_what_is_told_about_a_run(tmp_path: Path) -> None:
+    history = trainer().fit(*texts(), folder=tmp_path)
+    info = json.loads(json.dumps(hlstm.run_info(tmp_path)))
+    best = min(history.val_loss)
+    assert info["config"]["steps"] == info["step"] == STEPS
+    assert info["loss"] == history.loss[-1]
+    assert info["val_loss"] == history.val_loss[-1]
+    assert info["best_val_loss"] == best
+    assert info["best_step"] == history.val_step[history.val_loss.index(best)]
+    assert "".join(info["vocabulary"]) == "abcde"
+    assert info["hidden_size"] == 3 and info["num_layers"] == 2
+    assert info["parameters"] == sum(
+        p.numel() for p in hlstm.load_run(tmp_path).parameters()
+    )
+    assert info["versions"]["torch"] == torch.__version__
+    assert set(info["files"].values()) == {"valid"} and len(info["files"]) == 3
+
+
+def test_a_run_without_held_out_text_has_no_best(tmp_path: Path) -> None:
+    with pytest.raises(hlstm.TrainingInterrupted):
+        at_step(trainer(), 0, interrupt()).fit(texts()[0], folder=tmp_path)
+    assert hlstm.run_info(tmp_path)["best_val_loss"] is None
+    with pytest.raises(FileNotFoundError, match="where fit is given val_ids"):
+        hlstm.load_run(tmp_path, best=True)
+
+
+# Signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_resume(tmp_path: Path, number: int) -> None:
+    before = signal.getsignal(number)
+    folder = tmp_path / "my run"
+    with pytest.raises(hlstm.TrainingInterrupted) as caught:
+        at_step(trainer(), 7, interrupt(number)).fit(*texts(), folder=folder)
+    message = str(caught.value)
+    assert isinstance(caught.value, KeyboardInterrupt)
+    assert caught.value.signal == number
+    assert message.startswith(f"stopped by {signal.Signals(number).name} after step 8")
+    assert str(newest(folder)) in message
+    assert f"Trainer.resume({str(folder)!r}).fit(train_ids, val_ids, " in message
+    assert message.endswith(f"hlstm train --resume --out '{folder}'")
+    assert signal.getsignal(number) is before
+    assert newest(folder).name == "step-00000008.safetensors"
+
+
+def test_a_second_signal_interrupts_at_once(tmp_path: Path) -> None:
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        at_step(trainer(), 7, twice).fit(*texts(), folder=tmp_path)
+    assert not isinstance(caught.value, hlstm.TrainingInterrupted)
+    assert newest(tmp_path).name == "step-00000006.safetensors"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_leaves_an_evaluation_at_once(tmp_path: Path, whole: Path) -> None:
+    subject = at_step(trainer(), 8, interrupt(), training=False)
+    with pytest.raises(hlstm.TrainingInterrupted, match="after step 8"):
+        subject.fit(*texts(), folder=tmp_path)
+    assert subject.history.val_step == [4] and len(subject.history.val_loss) == 1
+    assert subject.net.training
+    # The evaluation that was cut off comes first, and may be cut off again.
+    again = hlstm.Trainer.resume(tmp_path, progress=False)
+    again = at_step(again, 8, interrupt(), training=False)
+    with pytest.raises(hlstm.TrainingInterrupted, match="after step 8"):
+        again.fit(*texts(), folder=tmp_path)
+    go_on(tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_signal_in_the_last_evaluation_is_made_up_for(
+    tmp_path: Path, whole: Path
+) -> None:
+    with pytest.raises(hlstm.TrainingInterrupted, match=f"after step {STEPS}"):
+        at_step(trainer(), STEPS, interrupt(), training=False).fit(
+            *texts(), folder=tmp_path
+        )
+    assert len(go_on(tmp_path).history.val_loss) == 5
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_signal_after_the_last_step_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = training._train
+
+    def late(*arguments: Any) -> None:
+        original(*arguments)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(training, "_train", late)
+    with pytest.raises(hlstm.TrainingInterrupted, match=f"step {STEPS} of {STEPS}"):
+        trainer().fit(*texts(), folder=tmp_path)
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        subject = at_step(trainer(), 7, interrupt())
+        assert len(subject.fit(*texts(), folder=tmp_path).loss) == STEPS
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_thread_trains_without_handlers(tmp_path: Path, whole: Path) -> None:
+    handlers: list[object] = []
+    subject = at_step(
+        trainer(), 7, lambda: handlers.append(signal.getsignal(signal.SIGINT))
+    )
+    thread = threading.Thread(
+        target=subject.fit, args=texts(), kwargs={"folder": tmp_path}
+    )
+    thread.start()
+    thread.join()
+    assert handlers == [signal.default_int_handler]
+    assert_same_run(tmp_path, whole)
+
+
+def test_without_a_folder_ctrl_c_is_ctrl_c() -> None:
+    subject = at_step(trainer(), 7, interrupt())
+    with pytest.raises(KeyboardInterrupt) as caught:
+        subject.fit(*texts())
+    assert not isinstance(caught.value, hlstm.TrainingInterrupted)
+    assert len(subject.history.loss) == len(subject.history.grad_norm) == 7
+    assert subject.net.generate_text("abc", 5, seed=0).startswith("abc")
+    assert len(trainer().fit(*texts()).loss) == STEPS
+
+
+# SIGKILL
+
+
+class Bomb:
+    """Kills the process at the n-th line of hlstm that runs; counts them all."""
+
+    files = {
+        str(ROOT / "hlstm" / f"{m}.py") for m in ("training", "resume", "checkpoint")
+    }
+
+    def __init__(self, moment: int) -> None:
+        self.moment, self.count = moment, 0
+        self.saving: list[int] = []
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename not in self.files:
+            return None
+        if event == "line":
+            self.count += 1
+            if self.count == self.moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if frame.f_code.co_name in ("write", "write_file", "_replace", "_prune"):
+                self.saving.append(self.count)
+        return self
+
+
+def job(folder: str, moment: int) -> dict[str, Any]:
+    """Train in a folder, from where it stands, to the end or until the bomb goes off."""
+    try:
+        subject = hlstm.Trainer.resume(folder, progress=False)
+    except FileNotFoundError:
+        subject = trainer()
+    bomb = Bomb(moment)
+    sys.settrace(bomb)
+    subject.fit(*texts(), folder=folder)
+    sys.settrace(None)
+    return {"count": bomb.count, "saving": bomb.saving}
+
+
+def serve() -> None:
+    """Fork for each job that comes in, and answer how it ended."""
+    trainer().fit(*texts())  # imports what torch imports late
+    for line in sys.stdin:
+        ends, starts = os.pipe()
+        if (child := os.fork()) == 0:
+            os.write(starts, json.dumps(job(*json.loads(line))).encode())
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        os.close(starts)
+        with os.fdopen(ends) as pipe:
+            answer = json.loads(pipe.read() or "null")
+        print(json.dumps([os.waitstatus_to_exitcode(status), answer]), flush=True)
+
+
+Run = Callable[[Path, int], tuple[int, Any]]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """Runs a job in a process of its own; gives its exit code and its answer."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.test_resume"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        assert process.stdin and process.stdout
+        feed, answers = process.stdin, process.stdout
+
+        def ask(folder: Path, moment: int = 0) -> tuple[int, Any]:
+            print(json.dumps([str(folder), moment]), file=feed, flush=True)
+            code, answer = json.loads(answers.readline())
+            return code, answer
+
+        yield ask
+        feed.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_20_moments_a_run_goes_on_bit_by_bit(
+    tmp_path: Path, run: Run
+) -> None:
+    code, lines = run(tmp_path / "whole", 0)
+    assert code == 0
+    choose = random.Random(0)
+    moments = [choose.randrange(1, lines["count"]) for _ in range(10)]
+    moments += choose.sample(lines["saving"], 10)
+    torn = 0
+    for moment in moments:
+        folder = tmp_path / str(moment)
+        code, _ = run(folder, moment)
+        assert code == -signal.SIGKILL
+        torn += any(folder.glob(".*.tmp"))
+        code, _ = run(folder, 0)
+        assert code == 0
+        assert_same_run(folder, tmp_path / "whole")
+    assert torn >= 3  # some were killed between the two names of a file
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_again_and_again_a_run_ends_bit_by_bit(tmp_path: Path, run: Run) -> None:
+    code, lines = run(tmp_path / "whole", 0)
+    choose, kills = random.Random(1), 0
+    while code := run(tmp_path / "run", choose.randrange(1, lines["count"] // 2))[0]:
+        assert code == -signal.SIGKILL
+        kills += 1
+    assert kills >= 3
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+if __name__ == "__main__":
+    serve()
