@@ -1,7 +1,7 @@
 # The hlstm book. Plain `make` prints the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book serve test export clean-outputs lock wheel weights clean check chapters-test
+.PHONY: help book serve test fuzz export clean-outputs lock wheel weights clean check chapters-test
 
 python := .venv/bin/python
 installed := .venv/.installed
@@ -31,6 +31,11 @@ serve: book ## show the site on http://localhost:8000
 
 test: check chapters-test $(built) ## check everything that can be checked
 	@$(python) -m pytest
+
+FUZZ ?= 500000
+fuzz: $(installed) ## load 500,000 damaged model files in about ten minutes; FUZZ=N takes N
+	@$(python) -m book.exports
+	@FUZZ=$(FUZZ) $(python) -m pytest tests/test_fuzz.py
 
 export: $(installed) ## write hlstm/ from the chapters
 	@$(python) -m book.exports

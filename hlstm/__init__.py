@@ -57,8 +57,6 @@ if TYPE_CHECKING:
     )
     from .checkpoint import (
         SCHEMA,
-        MAX_BYTES,
-        MAX_HEADER,
         CheckpointError,
         write_file,
         save_model,
@@ -118,8 +116,6 @@ _HOMES = {
     "train_step": "training",
     "Trainer": "training",
     "SCHEMA": "checkpoint",
-    "MAX_BYTES": "checkpoint",
-    "MAX_HEADER": "checkpoint",
     "CheckpointError": "checkpoint",
     "write_file": "checkpoint",
     "save_model": "checkpoint",
@@ -173,8 +169,6 @@ __all__ = [
     "train_step",
     "Trainer",
     "SCHEMA",
-    "MAX_BYTES",
-    "MAX_HEADER",
     "CheckpointError",
     "write_file",
     "save_model",

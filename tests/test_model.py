@@ -1,6 +1,4 @@
-"""Training, saving and sampling with a small network on real text."""
-
-from pathlib import Path
+"""Training and sampling with a small network on real text."""
 
 import pytest
 import torch
@@ -70,66 +68,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
         hlstm.Trainer(net, config, progress=False).fit(ids)
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name]) or name == "head.bias"
-
-
-def test_a_saved_network_comes_back_the_same(tmp_path: Path) -> None:
-    net, path = network(dropout=0.25), tmp_path / "model.safetensors"
-    net.save(path)
-    again = hlstm.load_model(path)
-    assert again.vocab == net.vocab
-    assert again.lstm.dropout.p == 0.25
-    assert not again.training
-    for name, value in net.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name])
-    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
-
-
-def test_a_failed_save_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "model.safetensors"
-    network().save(path)
-    before = path.read_bytes()
-
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("hlstm.checkpoint.os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        network().save(path)
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
-
-
-def damaged(path: Path, how: str) -> None:
-    whole = path.read_bytes()
-    path.write_bytes(
-        {
-            "empty": b"",
-            "text": b"ROMEO:\n" * 100,
-            "cut": whole[:-100],
-            "pickle": b"\x80\x04\x95" + bytes(200),
-            "header": b"\xff" * 8 + whole[8:],
-        }[how]
-    )
-
-
-@pytest.mark.parametrize("how", ["empty", "text", "cut", "pickle", "header"])
-def test_a_damaged_file_is_refused(tmp_path: Path, how: str) -> None:
-    path = tmp_path / "model.safetensors"
-    network().save(path)
-    damaged(path, how)
-    with pytest.raises(hlstm.CheckpointError, match=r"model\.safetensors"):
-        hlstm.load_model(path)
-
-
-def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    net, path = network(), tmp_path / "model.safetensors"
-    with torch.no_grad():
-        net.head.weight[0, 0] = float("nan")
-    net.save(path)
-    with pytest.raises(hlstm.CheckpointError, match=r"head\.weight.*not finite"):
-        hlstm.load_model(path)
 
 
 def test_an_unknown_pretrained_name_lists_the_known() -> None:
