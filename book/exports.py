@@ -52,32 +52,70 @@ def public_names(module: Path) -> list[str]:
     return []
 
 
+LAZY = '''
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Import what is asked for now: PyTorch takes seconds, and may not be needed."""
+        if name in _MODULES:
+            return import_module(f".{name}", __name__)
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *__all__})
+'''
+
+
 def init_source(package: Path, names: list[str], version: str) -> str:
     """The text of hlstm/__init__.py: each module's public names, in chapter order."""
     public = {name: public_names(package / f"{name}.py") for name in names}
-    public = {name: found for name, found in public.items() if found}
     lines = [
         '"""A deep LSTM from raw tensor operations, exported from the chapters."""'
     ]
-    lines += ["", f'__version__ = "{version}"', ""]
+    lines += ["", "from importlib import import_module"]
+    lines += ["from typing import TYPE_CHECKING, Any"]
+    lines += ["", f'__version__ = "{version}"', "", "if TYPE_CHECKING:"]
     for name, found in public.items():
-        lines.append(f"from .{name} import (")
-        lines += [f"    {item}," for item in found]
-        lines.append(")")
-    lines += ["", "__all__ = ["]
+        if found:
+            lines.append(f"    from .{name} import (")
+            lines += [f"        {item}," for item in found]
+            lines.append("    )")
+    lines += ["", f"_MODULES = {tuple(names)!r}", "_HOMES = {"]
+    for name, found in public.items():
+        lines += [f'    "{item}": "{name}",' for item in found]
+    lines += ["}", "__all__ = ["]
     lines += [f'    "{item}",' for found in public.values() for item in found]
-    lines += ["]", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, "]", LAZY])
 
 
 MAIN = '''\
-"""Runs the command line: python -m hlstm."""
+"""Starts the command line: hlstm, or python -m hlstm."""
 
+import os
+import signal
 import sys
 
-from .cli import main
 
-sys.exit(main())
+def start() -> int:
+    """Import `hlstm.cli` and run its `main`; return the exit code."""
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if usual:
+        # While PyTorch loads, Ctrl-C as an exception would be swallowed, or crash.
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+    from hlstm.cli import main
+
+    if usual:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(start())
 '''
 
 

@@ -283,7 +283,7 @@ def describe(options: Info) -> None:
         results = {
             "hidden_size": net.lstm.hidden_size,
             "num_layers": net.lstm.num_layers,
-            "dropout": net.lstm.dropout.p,
+            "dropout": net.dropout.p,
             "vocabulary": "".join(net.vocab.symbols),
             "parameters": sum(p.numel() for p in net.parameters()),
         }
@@ -406,7 +406,7 @@ def of_run(options: Train) -> Train:
         out=options.out,
         files=tuple(text["file"] for text in known["corpus"]),
         val_fraction=known["val_fraction"],
-        sizes=Sizes(lstm.hidden_size, lstm.num_layers, lstm.dropout.p),
+        sizes=Sizes(lstm.hidden_size, lstm.num_layers, dropout.p),
         config=trainer.config,
     )
 
@@ -598,13 +598,15 @@ def polite() -> Iterator[None]:
     def end(number: int, frame: object) -> None:
         raise Terminated("ended by SIGTERM")
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, end)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: complain(f"warning: {message}")
             yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def complain(message: object) -> None:
@@ -638,6 +640,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except (Exception, KeyboardInterrupt) as error:
+            # A second Ctrl-C must not break what is said about the first.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             if os.environ.get("HLSTM_DEBUG"):
                 raise
             code, message = verdict(error)

@@ -25,7 +25,7 @@ from book.reader import (
 )
 from book.setup_cell import CELL_ID, put, setup_source
 
-ALLOWED = {"torch", "numpy", "safetensors", "tqdm", "pooch"} | set(
+ALLOWED = {"torch", "numpy", "safetensors", "tqdm", "pooch", "tyro"} | set(
     sys.stdlib_module_names
 )
 MACHINE_PATH = re.compile(
