@@ -406,7 +406,7 @@ def of_run(options: Train) -> Train:
         out=options.out,
         files=tuple(text["file"] for text in known["corpus"]),
         val_fraction=known["val_fraction"],
-        sizes=Sizes(lstm.hidden_size, lstm.num_layers, dropout.p),
+        sizes=Sizes(lstm.hidden_size, lstm.num_layers, trainer.net.dropout.p),
         config=trainer.config,
     )
 
