@@ -421,6 +421,11 @@ class LSTM(PackedLSTM):
     ------
     ValueError, TypeError
         As PyTorch: a size is below 1, `dropout` is outside [0, 1], or a type is wrong.
+
+    Notes
+    -----
+    `torch.onnx.export` and `torch.compile` unroll the loop over time: T is that of the
+    example. For any T, export an `LSTMCell` and loop around it.
     """
 
     def forward(
