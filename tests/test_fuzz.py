@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import pickle
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -39,12 +38,12 @@ from .test_loading import (
     pack,
     same,
     split,
+    time_limit,
 )
 
 WANTED = int(os.environ.get("FUZZ", 10_000))  # different files
 ROUND = 450  # examples of 25 files each that hypothesis draws at once
 INF, NAN = float("inf"), float("nan")
-LONGEST = 10.0  # seconds for one file; it takes a millisecond
 
 NETS = [network(), network("xyz", hidden_size=2, num_layers=1).half()]
 WHOLE = [pack(dict(net.state_dict()), description(net)) for net in NETS]
@@ -101,28 +100,17 @@ def hooked(tmp_path_factory: pytest.TempPathFactory) -> None:
     sys.addaudithook(hook)
 
 
-class Hang(BaseException):
-    """A file takes too long. No Exception, so that no reading of a file catches it."""
-
-
-def stop(*args: object) -> None:
-    raise Hang
-
-
 @contextmanager
 def watch() -> Iterator[None]:
     """Fail if code runs, a file is written, or it takes too long."""
     global watching
     seen.clear()
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, LONGEST)
-    watching = True
-    try:
-        yield
-    finally:
-        watching = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with time_limit():
+        watching = True
+        try:
+            yield
+        finally:
+            watching = False
     assert not seen, seen
 
 
