@@ -39,16 +39,18 @@ READY = """async () => {
   await Promise.all([...document.images].map((image) => image.decode()));
   await document.fonts.ready;
 }"""
-FRAMES = "() => new Promise((f) => requestAnimationFrame(() => requestAnimationFrame(f)))"
-# One token of each kind and one formula in a line are enough for the rules, and one
+FRAMES = (
+    "() => new Promise((f) => requestAnimationFrame(() => requestAnimationFrame(f)))"
+)
+# One token of each kind and three formulas are enough for the rules, and one
 # element of each pair of colours, size and weight for those of colour.
 SAMPLE = """() => {
   const kinds = new Set();
   for (const token of document.querySelectorAll(".highlight pre span[class]"))
     if (kinds.has(token.className)) token.replaceWith(...token.childNodes);
     else kinds.add(token.className);
-  for (const math of [...document.querySelectorAll("span.math mjx-math")].slice(1))
-    math.replaceChildren();
+  for (const kind of ["mjx-math", "math"])
+    for (const math of [...document.querySelectorAll(kind)].slice(3)) math.replaceChildren();
 }"""
 RUN_AXE = """async ([standard, ofColour, all]) => {
   const ground = (element) => {
@@ -221,6 +223,7 @@ def test_code_can_be_scrolled_from_the_keyboard(opened: Opened) -> None:
     opened.show(390)
     wrong = opened.page.evaluate(
         """() => [...document.querySelectorAll("article pre, article div.math")]
+          .filter((e) => e.checkVisibility())
           .filter((e) => (e.scrollWidth > e.clientWidth) !== (e.tabIndex === 0))
           .map((e) => e.textContent.slice(0, 60))"""
     )
@@ -230,8 +233,12 @@ def test_code_can_be_scrolled_from_the_keyboard(opened: Opened) -> None:
 def test_print(opened: Opened) -> None:
     """On paper there is the text alone, and all of each line."""
     page = opened.page
-    page.emulate_media(media="print")
+    page.emulate_media(media="print", color_scheme="dark")
     page.set_viewport_size({"width": 700, "height": 900})
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.get_attribute("html", "data-theme") == "light"
+    assert page.locator("article details:not(.hide, [open])").count() == 0
+    assert page.locator("article h1").first.is_visible()
     shown = page.evaluate(
         """() => [...document.querySelectorAll("nav, button, form, header")]
           .filter((e) => e.checkVisibility() && e.getBoundingClientRect().width)
@@ -239,11 +246,11 @@ def test_print(opened: Opened) -> None:
     )
     cut = page.evaluate(
         """() => [...document.querySelectorAll("article *")]
-          .filter((e) => e.checkVisibility() && !e.closest("mjx-container, svg"))
-          .filter((e) => e.scrollWidth > e.clientWidth + 1 && e.clientWidth
-            && getComputedStyle(e).display !== "inline")
+          .filter((e) => e.checkVisibility() && !e.closest("mjx-assistive-mml"))
+          .filter((e) => e.getBoundingClientRect().right > innerWidth + 1)
           .map((e) => e.tagName + ": " + e.textContent.slice(0, 60))"""
     )
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
     page.emulate_media(media="screen")
     assert shown == [] and cut == []
 
@@ -324,11 +331,13 @@ def test_wrong_addresses_get_a_page(browser: Browser, address: str, lost: str) -
     page.on("requestfailed", lambda sent: wrong.append(sent.url))
     page.on(
         "response",
-        lambda r: wrong.append(r.url) if r.status != 200 and lost not in r.url else None,
+        lambda r: (
+            wrong.append(r.url) if r.status != 200 and lost not in r.url else None
+        ),
     )
     response = page.goto(address + lost)
     assert response and response.status == 404
-    assert page.locator("h1").inner_text() == "No such page"
+    assert page.locator("article h1").inner_text() == "No such page"
     page.locator("article a").first.click()
     page.wait_for_load_state()
     assert page.title() == settings()["title"]
