@@ -1,12 +1,13 @@
 # The hlstm book. Plain `make` prints the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book serve test fuzz export clean-outputs lock wheel weights release-check clean check
+.PHONY: help book serve pdf lighthouse test fuzz export clean-outputs lock wheel weights release-check clean check
 
 python := .venv/bin/python
 installed := .venv/.installed
 built := _build/.built
-sources := $(wildcard chapters/*.ipynb hlstm/*.py hlstm/*/* book/*.* book/static/* appendices/*) \
+sources := $(wildcard chapters/*.ipynb hlstm/*.* hlstm/*/* book/*.* book/static/* book/templates/* \
+	book/templates/*/* appendices/*) \
 	_config.yml _toc.yml README.md settings.ini constraints.txt
 
 twine := twine==7.0.0
@@ -30,6 +31,12 @@ book: $(built) ## execute every chapter and build the site into _build/html
 
 serve: book ## show the site on http://localhost:8000
 	@cd _build/html && ../../$(python) -m http.server --bind 127.0.0.1 8000
+
+pdf: $(built) ## print the whole book into one PDF, with Chromium
+	@$(python) -m book.pdf
+
+lighthouse: $(built) ## measure pages with Lighthouse, which comes from npm
+	@$(python) -m book.lighthouse
 
 test: check $(built) ## check everything that can be checked
 	@$(python) -m pytest

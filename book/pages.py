@@ -22,7 +22,7 @@ from book import ROOT, settings
 # Title and description of the pages without a text of their own.
 GENERATED = {
     "genindex": ("Index", "Every name of the book's library, by its first letter."),
-    "py-modindex": ("Python modules", "The modules that the chapters export."),
+    "py-modindex": ("Python Module Index", "The modules that the chapters export."),
     "search": ("Search", "Search all chapters, and the reference of their library."),
     "404": ("No such page", "The address leads to no page of the book."),
 }
@@ -97,16 +97,16 @@ def complete(
         body = size_pictures(app, context["body"])
         # The list of references has links among its items, and names roles of old.
         context["body"] = re.sub(r' role="(list|doc-biblioentry)"', "", body)
-    # Scripts wait for the text. Those of the search page are the page.
-    scripts = [
-        s
-        for s in context["script_files"]
-        if "pagename" not in (s.attributes.get("body") or "")
+    # Scripts wait for the text; those of the search page are the page. The theme's line
+    # about the page's name would not wait, and nothing asks for it.
+    context["script_files"] = [
+        script
+        for script in context["script_files"]
+        if "pagename" not in (script.attributes.get("body") or "")
     ]
-    for script in scripts:
-        if script.filename and page != "search":
-            script.attributes["defer"] = "defer"
-    context["script_files"] = scripts
+    for script in context["script_files"]:
+        if script.filename:
+            script.attributes["defer"] = None if page == "search" else "defer"
 
 
 def size_pictures(app: Sphinx, body: str) -> str:

@@ -128,21 +128,26 @@ def dependencies(code: str, package: Path) -> list[Path]:
     """The files of the package that code uses, directly or through a module.
 
     A module counts where it is imported, and every module where the package itself is.
-    A folder of data counts where its name stands in a string.
+    A folder of data counts where its name stands in a string, and so does a style of
+    figures.
     """
     names = {path.stem for path in package.glob("*.py")} - {"__init__", "_modidx"}
     folders = {path.name for path in package.iterdir() if path.is_dir()}
+    styles = {
+        f"{package.name}.{path.stem}": path for path in package.glob("*.mplstyle")
+    }
     found: set[str] = set()
     data: set[str] = set()
     sources = [code]
     while sources:
         tree = ast.parse(plain_python(sources.pop()))
-        data |= _strings(tree) & folders
+        data |= _strings(tree) & (folders | styles.keys())
         fresh = _imports(tree, package.name, names) - found
         found |= fresh
         sources += [(package / f"{name}.py").read_text("utf-8") for name in fresh]
     files = [package / f"{name}.py" for name in found]
-    files += [file for name in data for file in (package / name).rglob("*")]
+    files += [styles[name] for name in data & styles.keys()]
+    files += [file for name in data & folders for file in (package / name).rglob("*")]
     return sorted(file for file in files if "__pycache__" not in file.parts)
 
 

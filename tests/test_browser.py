@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import axe_playwright_python
@@ -42,15 +42,15 @@ READY = """async () => {
 FRAMES = (
     "() => new Promise((f) => requestAnimationFrame(() => requestAnimationFrame(f)))"
 )
-# One token of each kind and one formula in a line are enough for the rules, and one
+# One token of each kind and three formulas are enough for the rules, and one
 # element of each pair of colours, size and weight for those of colour.
 SAMPLE = """() => {
   const kinds = new Set();
   for (const token of document.querySelectorAll(".highlight pre span[class]"))
     if (kinds.has(token.className)) token.replaceWith(...token.childNodes);
     else kinds.add(token.className);
-  for (const math of [...document.querySelectorAll("span.math mjx-math")].slice(1))
-    math.replaceChildren();
+  for (const kind of ["mjx-math", "math"])
+    for (const math of [...document.querySelectorAll(kind)].slice(3)) math.replaceChildren();
 }"""
 RUN_AXE = """async ([standard, ofColour, all]) => {
   const ground = (element) => {
@@ -147,14 +147,10 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-@pytest.fixture(scope="module", params=PAGES)
-def opened(
-    request: pytest.FixtureRequest, browser: Browser, address: str
-) -> Iterator[Opened]:
-    """One page, opened once for all tests in an order that suits them."""
-    page = browser.new_page(viewport={"width": 1300, "height": 900})
-    result = Opened(request.param, page)
-    wrong, host = result.wrong, urlsplit(address).netloc
+def visit(page: Page, address: str, path: str) -> list[str]:
+    """Open a page; return what goes wrong in it, now and later."""
+    wrong: list[str] = []
+    host = urlsplit(address).netloc
     page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("requestfailed", lambda sent: wrong.append(f"failed: {sent.url}"))
@@ -166,9 +162,20 @@ def opened(
             else None
         ),
     )
+    page.goto(address + path, wait_until="load")
+    return wrong
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def opened(
+    request: pytest.FixtureRequest, browser: Browser, address: str
+) -> Iterator[Opened]:
+    """One page, opened once for all tests in an order that suits them."""
+    page = browser.new_page(viewport={"width": 1300, "height": 900})
+    result = Opened(request.param, page)
     page.on("response", lambda response: result.responses.append(response))
     page.add_init_script(SHIFTS)
-    page.goto(address + request.param, wait_until="load")
+    result.wrong = visit(page, address, request.param)
     page.evaluate(FRAMES)
     result.shift = page.evaluate("window.shift ?? 0")
     page.evaluate(READY)
@@ -223,6 +230,7 @@ def test_code_can_be_scrolled_from_the_keyboard(opened: Opened) -> None:
     opened.show(390)
     wrong = opened.page.evaluate(
         """() => [...document.querySelectorAll("article pre, article div.math")]
+          .filter((e) => e.checkVisibility())
           .filter((e) => (e.scrollWidth > e.clientWidth) !== (e.tabIndex === 0))
           .map((e) => e.textContent.slice(0, 60))"""
     )
@@ -232,8 +240,12 @@ def test_code_can_be_scrolled_from_the_keyboard(opened: Opened) -> None:
 def test_print(opened: Opened) -> None:
     """On paper there is the text alone, and all of each line."""
     page = opened.page
-    page.emulate_media(media="print")
+    page.emulate_media(media="print", color_scheme="dark")
     page.set_viewport_size({"width": 700, "height": 900})
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.get_attribute("html", "data-theme") == "light"
+    assert page.locator("article details:not(.hide, [open])").count() == 0
+    assert page.locator("article h1").first.is_visible()
     shown = page.evaluate(
         """() => [...document.querySelectorAll("nav, button, form, header")]
           .filter((e) => e.checkVisibility() && e.getBoundingClientRect().width)
@@ -241,11 +253,11 @@ def test_print(opened: Opened) -> None:
     )
     cut = page.evaluate(
         """() => [...document.querySelectorAll("article *")]
-          .filter((e) => e.checkVisibility() && !e.closest("mjx-container, svg"))
-          .filter((e) => e.scrollWidth > e.clientWidth + 1 && e.clientWidth
-            && getComputedStyle(e).display !== "inline")
+          .filter((e) => e.checkVisibility() && !e.closest("mjx-assistive-mml"))
+          .filter((e) => e.getBoundingClientRect().right > innerWidth + 1)
           .map((e) => e.tagName + ": " + e.textContent.slice(0, 60))"""
     )
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
     page.emulate_media(media="screen")
     assert shown == [] and cut == []
 
@@ -332,7 +344,7 @@ def test_wrong_addresses_get_a_page(browser: Browser, address: str, lost: str) -
     )
     response = page.goto(address + lost)
     assert response and response.status == 404
-    assert page.locator("h1").inner_text() == "No such page"
+    assert page.locator("article h1").inner_text() == "No such page"
     page.locator("article a").first.click()
     page.wait_for_load_state()
     assert page.title() == settings()["title"]

@@ -197,6 +197,7 @@ def project(tmp_path: Path) -> Path:
     (package / "b.py").write_text("from .a import x\n")
     (package / "c.py").write_text("path = 'data/plays.txt'\n")
     (package / "data" / "plays.txt").write_text("a play\n")
+    (package / "book.mplstyle").write_text("lines.linewidth: 2\n")
     return tmp_path
 
 
@@ -222,6 +223,7 @@ def signature(code: str, root: Path) -> str:
         ("from hlstm import b", {"a", "b"}),
         ("%matplotlib inline\nimport hlstm.c as c", {"c", "plays"}),
         ("import hlstm", {"a", "b", "c", "plays"}),
+        ("plt.style.use('hlstm.book')", {"book"}),
         ("from hlstm import x", {"a", "b", "c", "plays"}),
         ("def f():\n    from hlstm.a import x", {"a"}),
     ],

@@ -20,3 +20,16 @@ const show = () => {
   later(show);
 };
 window.addEventListener("scroll", () => later(show), { once: true, passive: true });
+
+// Paper is white, and nobody can open a solution on it.
+window.addEventListener("beforeprint", () => {
+  const { dataset } = document.documentElement;
+  const { theme } = dataset;
+  const closed = [...document.querySelectorAll("article details:not(.hide, [open])")];
+  const set = (value, open) => {
+    dataset.theme = value;
+    for (const box of closed) box.open = open;
+  };
+  set("light", true);
+  window.addEventListener("afterprint", () => set(theme, false), { once: true });
+});

@@ -1,0 +1,120 @@
+"""Runs Lighthouse on the built site, as its host would serve it.
+
+    python -m book.lighthouse [page ...]
+
+Fails where a page has less than 95 in a category. Speed is measured in time, so a busy
+machine lowers it, and nothing raises it: a page below gets two more tries.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from playwright._impl._driver import compute_driver_executable
+from playwright.sync_api import sync_playwright
+
+from book import ROOT
+from book.host import serve
+
+VERSION = "13.5.0"
+PAGES = ["", "chapters/03_gates.html", "chapters/09_training.html"]
+CATEGORIES = ["performance", "accessibility", "best-practices", "seo"]
+ENOUGH = 95
+TRIES = 3
+FOLDER = ROOT / "_build" / "lighthouse"
+
+
+def install() -> Path:
+    """Lighthouse's command, from npm; the run is skipped where npm cannot be reached."""
+    command = FOLDER / "node_modules" / "lighthouse" / "cli" / "index.js"
+    package = command.parents[1] / "package.json"
+    if (
+        package.exists()
+        and json.loads(package.read_text("utf-8"))["version"] == VERSION
+    ):
+        return command
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SystemExit(skip("there is no npm"))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    quiet = ["--no-audit", "--no-fund", "--no-save", "--loglevel=error"]
+    run = subprocess.run(
+        [npm, "install", "--prefix", str(FOLDER), *quiet, f"lighthouse@{VERSION}"],
+        capture_output=True,
+        encoding="utf-8",
+    )
+    if run.returncode:
+        raise SystemExit(skip(f"npm gave no Lighthouse: {run.stderr.strip()[:300]}"))
+    return command
+
+
+def skip(reason: str) -> int:
+    """Say why nothing was measured."""
+    print(f"Lighthouse skipped: {reason}")
+    return 0
+
+
+def browser() -> str | None:
+    """Chromium: the one that $CHROMIUM names, the system's, or Playwright's own."""
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or own
+    return found if Path(found).exists() else None
+
+
+def measure(command: Path, chromium: str, address: str) -> dict[str, int]:
+    """The scores of one page, 0 to 100."""
+    node, _ = compute_driver_executable()
+    flags = "--headless=new --no-sandbox --disable-dev-shm-usage"
+    run = subprocess.run(
+        [
+            node,
+            str(command),
+            address,
+            "--quiet",
+            "--output=json",
+            f"--only-categories={','.join(CATEGORIES)}",
+            f"--chrome-flags={flags}",
+        ],
+        env=os.environ | {"CHROME_PATH": chromium},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    if run.returncode:
+        raise SystemExit(f"Lighthouse failed on {address}: {run.stderr.strip()[-500:]}")
+    report = json.loads(run.stdout)
+    (FOLDER / "report.json").write_text(run.stdout, "utf-8")
+    return {
+        name: round(100 * (report["categories"][name]["score"] or 0))
+        for name in CATEGORIES
+    }
+
+
+def main(pages: list[str]) -> int:
+    """Print the table; the number of pages that have too little."""
+    chromium = browser()
+    if chromium is None:
+        return skip("there is no Chromium")
+    command, failed = install(), 0
+    print(f"{'':28}" + "".join(f"{name:>16}" for name in CATEGORIES))
+    with serve(ROOT / "_build" / "html") as address:
+        for page in pages:
+            best = dict.fromkeys(CATEGORIES, 0)
+            for _ in range(TRIES):
+                scores = measure(command, chromium, address + page)
+                best = {name: max(best[name], scores[name]) for name in CATEGORIES}
+                if min(best.values()) >= ENOUGH:
+                    break
+            row = "".join(f"{best[name]:16}" for name in CATEGORIES)
+            print(f"{page or 'front page':28}{row}", flush=True)
+            failed += min(best.values()) < ENOUGH
+    if failed:
+        print(f"{failed} of {len(pages)} pages have less than {ENOUGH} in a category")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:] or PAGES))
