@@ -23,9 +23,12 @@ from tests.test_resume import (
     go_on,
     interrupt,
     newest,
+    signals,
     texts,
     trainer,
 )
+
+assert signals  # a fixture of this module too
 
 
 @pytest.fixture(scope="module")

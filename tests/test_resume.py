@@ -79,6 +79,20 @@ def assert_same_run(found: Path, wanted: Path) -> None:
         assert_same(found / name, wanted / name)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def signals() -> Iterator[None]:
+    """SIGINT acts as in a terminal, and a SIGTERM that nobody takes ends no pytest."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("nobody took SIGTERM")
+
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    terminate = signal.signal(signal.SIGTERM, fail)
+    yield
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, terminate)
+
+
 @pytest.fixture(scope="session")
 def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Folders of runs that nothing has stopped, by how often they save."""
@@ -112,7 +126,8 @@ def interrupt(number: int = signal.SIGINT) -> Callable[[], None]:
 
 
 def go_on(folder: Path) -> hlstm.Trainer:
-    """Resume a run and finish it."""
+    """Resume a run and finish it; what is drawn in between does not matter."""
+    torch.manual_seed(99)
     resumed = hlstm.Trainer.resume(folder, progress=False)
     resumed.fit(*texts(), folder=folder)
     return resumed
@@ -173,7 +188,7 @@ def test_any_stopped_run_equals_the_uninterrupted_one(
         at_step(subject, first, interrupt()).fit(*texts(), folder=folder)
     again = hlstm.Trainer.resume(folder, progress=False)
     assert again.position.step == first + 1
-    torch.manual_seed(99)  # what is drawn in between does not matter
+    torch.manual_seed(99)
     try:
         at_step(again, second, interrupt()).fit(*texts(), folder=folder)
         assert second <= first
@@ -361,6 +376,8 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
         subject = at_step(trainer(), 7, interrupt())
         assert len(subject.fit(*texts(), folder=tmp_path).loss) == STEPS
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    except KeyboardInterrupt as stop:
+        raise AssertionError("the signal was not ignored") from stop
     finally:
         signal.signal(signal.SIGINT, before)
 
