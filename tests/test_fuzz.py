@@ -247,12 +247,9 @@ def misdescribed(rng: Random) -> bytes:
             case 2:
                 said["dropout"] = rng.uniform(-0.2, 1.2)
             case 3:
-                V, odd = (
-                    len(net.vocab),
-                    rng.choice([1, None, "", "ab", [], "\udc00", "a"]),
-                )
-                symbols: list[Any] = rng.choices("abcdef\0\U0001f600", k=V - 1)
-                said["vocabulary"] = [*symbols, odd]
+                odd: list[Any] = [1, None, "", "ab", [], "\udc00", "a"]
+                symbols = rng.choices("abcdef\0\U0001f600", k=len(net.vocab) - 1)
+                said["vocabulary"] = [*symbols, rng.choice(odd)]
             case 4:
                 points = rng.sample(range(sys.maxunicode + 1), len(net.vocab))
                 said["vocabulary"] = [chr(point) for point in points]
