@@ -226,6 +226,13 @@ class Evaluate(Common):
     drop_unknown: Flag = False
 
 
+def read_texts(files: Sequence[str]) -> list[str]:
+    """Read each file; see `hlstm.text.load_corpus`."""
+    if not files:
+        raise UsageError("name at least one FILE")
+    return [load_corpus(file) for file in files]
+
+
 def encode(net: DeepRNN, text: str, drop_unknown: bool) -> Tensor:
     """Turn text into (N,) integers; the error names the option that helps."""
     try:
@@ -237,7 +244,7 @@ def encode(net: DeepRNN, text: str, drop_unknown: bool) -> Tensor:
 def measure(options: Evaluate) -> None:
     """Print nats, bits and perplexity per character, and how many there were."""
     net = load_network(options.run, options.best, options.device)
-    text = "\n".join(map(load_corpus, options.files))
+    text = "\n".join(read_texts(options.files))
     ids, how = encode(net, text, options.drop_unknown), asdict(options.evaluation)
     count = streams(ids, how["batch_size"])[:, 1:].numel()
     hidden = not sys.stderr.isatty()
@@ -302,7 +309,8 @@ def sha256(text: str) -> str:
 def remember(
     folder: Path, files: Sequence[str], texts: Sequence[str], val_fraction: float
 ) -> None:
-    """Write into a run's folder which files it learns from."""
+    """Write into a run's folder, new or not, which files it learns from."""
+    folder.mkdir(parents=True, exist_ok=True)
     places = [f if f in WORDS else str(Path(f).resolve()) for f in files]
     corpus = [
         {"file": place, "sha256": sha256(text)}
@@ -424,19 +432,16 @@ def refuse_changes(now: Train, then: Train) -> None:
 # %% ../chapters/14_command_line.ipynb #14c00026
 def begin(options: Train) -> tuple[Trainer, list[str]]:
     """Return a trainer with a new network, and the texts to learn from."""
-    if not options.files:
-        raise UsageError("train needs a FILE to learn from, or --resume")
     if options.out.is_dir() and _checkpoints(options.out):
         raise FileExistsError(
             f"{options.out} holds a run already: go on with it by --resume, or name "
             "another folder"
         )
     device = pick_device(options.device)
-    texts = [load_corpus(file) for file in options.files]
+    texts = read_texts(options.files)
     torch.manual_seed(options.config.seed)
     vocab = Vocabulary.from_text("\n".join(texts))
     net = DeepRNN(vocab, **asdict(options.sizes)).to(device)
-    options.out.mkdir(parents=True, exist_ok=True)
     return Trainer(net, options.config), texts
 
 
@@ -480,11 +485,14 @@ def latest(trainer: Trainer) -> dict[str, Any]:
 def train(options: Train) -> None:
     """Begin a run, or go on with one, and tell on the way how it does."""
     trainer, texts = go_on(options) if options.resume else begin(options)
-    remember(options.out, options.files, texts, options.val_fraction)
     net, run, steps = trainer.net, str(options.out), trainer.config.steps
     ids, held_out = net.vocab.encode("\n".join(texts)), None
     if options.val_fraction:
         ids, held_out = train_val_split(ids, 1 - options.val_fraction)
+        streams(held_out, trainer.config.batch_size)
+    # What is too short is refused here, before anything is written.
+    streams(ids, trainer.config.batch_size)
+    remember(options.out, options.files, texts, options.val_fraction)
     trainer.progress = sys.stderr.isatty()
     trainer.on_evaluation = lambda: tell(options, "evaluation", **latest(trainer))
     tell(
