@@ -29,7 +29,7 @@ from nbformat import NotebookNode
 from book import ROOT, settings
 from book.exports import exported_modules
 from book.reader import code_cells, download
-from book.setup_cell import CELL_ID, lacking, module_of
+from book.setup_cell import CELL_ID, KEPT, closure, lacking, module_of
 from tests.conftest import CHAPTERS, skip_or_fail
 
 OWN = module_of(settings()["pypi_name"])
@@ -262,8 +262,9 @@ def colab(empty: Path, source: Path, folder: Path) -> Colab:
         pytest.skip("Colab is a Linux machine")
     python = make_environment(folder / "colab", str(empty))
     old, new = packages(empty), packages(python)
+    kept = closure(KEPT, [str(old)])
     for dist in distributions(path=[str(old)]):
-        if module_of(dist.name) not in {OWN, *lacking()}:
+        if module_of(dist.name) in kept:
             for top in {file.parts[0] for file in dist.files or []} - {".."}:
                 if not (new / top).exists():
                     (new / top).symlink_to(old / top)
