@@ -6,8 +6,9 @@ Colab has torch, numpy and matplotlib and must keep its own; the cell fetches th
 The pages of the book leave it out.
 """
 
-import re
-from importlib.metadata import requires
+import sys
+from collections.abc import Iterable
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,25 +32,36 @@ if find_spec("hlstm") is None:
     %pip install --quiet --no-deps git+{git_url}@v{version} {{missing}}"""
 
 
-def closure(names: set[str]) -> set[str]:
-    """The packages of `names` and all that they require in Colab, as module names."""
-    found: set[str] = set()
-    queue = [re.split("[<>=]", name)[0] for name in names]
+def module_of(package: str) -> str:
+    """The module that a package is named after."""
+    return package.lower().replace("-", "_")
+
+
+def closure(names: Iterable[str], path: list[str] | None = None) -> set[str]:
+    """The packages of `names` and what they require in Colab, as module names.
+
+    The packages that are installed say so, here or in the folders of `path`.
+    """
+    folders = path or sys.path
+    known = {module_of(dist.name): dist for dist in distributions(path=folders)}
+    seen: set[tuple[str, frozenset[str]]] = set()
+    queue = [Requirement(name) for name in names]
     while queue:
-        name = queue.pop()
-        module = name.lower().replace("-", "_")
-        if module not in found:
-            found.add(module)
-            for requirement in map(Requirement, requires(name) or []):
+        wanted = queue.pop()
+        module, extras = module_of(wanted.name), frozenset(wanted.extras)
+        if (module, extras) not in seen:
+            seen.add((module, extras))
+            for requirement in map(Requirement, known[module].requires or []):
                 marker = requirement.marker
-                if not marker or marker.evaluate({**COLAB, "extra": ""}):
-                    queue.append(requirement.name)
-    return found
+                cases = [COLAB | {"extra": extra} for extra in ("", *extras)]
+                if not marker or any(marker.evaluate(case) for case in cases):
+                    queue.append(requirement)
+    return {module for module, _ in seen}
 
 
 def lacking(root: Path = ROOT) -> list[str]:
     """The packages that hlstm requires and that neither torch nor numpy brings."""
-    return sorted(closure(set(settings(root)["requirements"].split())) - closure(KEPT))
+    return sorted(closure(settings(root)["requirements"].split()) - closure(KEPT))
 
 
 def setup_source(root: Path = ROOT) -> str:

@@ -103,4 +103,5 @@ def test_what_is_tested_and_when() -> None:
     assert systems == ["macos-latest", "windows-latest"]
     assert triggers["push"] == {"branches": [settings()["branch"]]}
     assert read("publish.yml")[True] == {"push": {"tags": ["v*"]}}
-    assert read("publish.yml")["jobs"]["pypi"]["needs"] == ["test", "build"]
+    for name in ("pages", "pypi"):
+        assert read("publish.yml")["jobs"][name]["needs"] == ["test", "build"]
