@@ -245,7 +245,7 @@ def test_progress_shows_in_a_terminal_only(
 LARGE = """
 import re, sys
 from pathlib import Path
-import hlstm
+import hlstm.text  # PyTorch too, before anything is measured
 
 
 def memory(line):
