@@ -221,6 +221,20 @@ def test_a_run_branches_into_another_folder(tmp_path: Path, whole: Path) -> None
     assert_same(newest(tmp_path / "two"), newest(whole))
 
 
+def test_a_run_is_in_its_folder_from_the_start(tmp_path: Path) -> None:
+    def crash() -> None:
+        raise SystemError("a crash")
+
+    subject = at_step(trainer(replace(CONFIG, save_every=0)), 1, crash)
+    with pytest.raises(SystemError):
+        subject.fit(*texts(), folder=tmp_path)
+    resumed = hlstm.Trainer.resume(tmp_path, progress=False)
+    assert resumed.position == training.Position()
+    with pytest.raises(SystemError):
+        at_step(resumed, 1, crash).fit(*texts(), folder=tmp_path)
+    assert go_on(tmp_path).position.step == STEPS
+
+
 def test_a_moved_run_goes_on(tmp_path: Path, whole: Path) -> None:
     with pytest.raises(hlstm.TrainingInterrupted):
         at_step(trainer(), 7, interrupt()).fit(*texts(), folder=tmp_path / "one")
