@@ -308,27 +308,24 @@ def test_it_writes_a_thousand_characters_a_second(
 def test_the_page_answers_while_the_network_runs(
     browser: Browser, address: str
 ) -> None:
-    gaps = """() => new Promise((done) => {
+    """The page draws 20 frames a second, or a third of those that it draws at rest."""
+    gap = """() => new Promise((done) => {
       const times = [];
       const tick = (now) => {
         times.push(now);
-        if (times.length < 60) requestAnimationFrame(tick);
-        else done(times.slice(1).map((t, k) => t - times[k]).sort((a, b) => a - b));
+        if (times.length < 40) return requestAnimationFrame(tick);
+        done(times.slice(1).map((t, k) => t - times[k]).sort((a, b) => a - b)[20]);
       };
       requestAnimationFrame(tick);
     })"""
     with playground(browser, address) as page:
+        rest = page.evaluate(gap)
         page.select_option("[name=pace]", "0")
         page.click("[name=run]")
         wait_for_status(page, "Running")
-        medians = []
-        for _ in range(4):
-            found = page.evaluate(gaps)
-            medians.append(found[len(found) // 2])
-            if medians[-1] < 50:
-                break
-        print(f"median time between two frames: {min(medians):.0f} ms")
-        assert min(medians) < 50, medians
+        found = min(page.evaluate(gap) for _ in range(3))
+        print(f"median between two frames: {found:.0f} ms, at rest {rest:.0f} ms")
+        assert found < max(50, 3 * rest)
 
 
 def test_gates_are_shown_in_a_map_and_in_a_table(

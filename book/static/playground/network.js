@@ -229,5 +229,5 @@ function hlstmNetwork() {
     return chosen;
   }
 
-  return { Network, nextCharacter, entropy, randomNumbers, draw, descending };
+  return { Network, nextCharacter, entropy, randomNumbers, draw };
 }
