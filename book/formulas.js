@@ -24,6 +24,9 @@ MathJax.startup.promise.then(() => {
     const box = MathJax.tex2chtml(tex, { display });
     const [math] = adaptor.tags(box, "math");
     adaptor.setAttribute(math, "alttext", tex.trim());
+    // book.css asks on paper how wide a numbered formula is.
+    const [, width] = (adaptor.getAttribute(box, "style") ?? "").match(/min-width: ([\d.]+)em/) ?? [];
+    if (width) adaptor.setStyle(box, "--width", width);
     // No page measures the height of a numbered row, in a browser or here.
     return adaptor.outerHTML(box).replaceAll(' style="height: NaNem;"', "");
   });

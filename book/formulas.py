@@ -10,6 +10,7 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from docutils import nodes
 from playwright._impl._driver import compute_driver_executable
@@ -102,8 +103,8 @@ def write_sheet(app: Sphinx, env: BuildEnvironment) -> None:
     shutil.copytree(fonts, static / "fonts", dirs_exist_ok=True)
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
-    """Connect the extension."""
+def setup(app: Sphinx) -> dict[str, int]:
+    """Connect the extension; pages are read anew when it changes."""
     app.add_transform(Formulas)
     app.add_html_math_renderer(
         "typeset",
@@ -112,4 +113,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     )
     app.add_css_file("formulas.css")
     app.connect("env-updated", write_sheet)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    return {
+        "env_version": crc32(SCRIPT.read_bytes() + Path(__file__).read_bytes()),
+        "parallel_read_safe": True,
+        "parallel_write_safe": True,
+    }

@@ -1,6 +1,8 @@
 """Serves the built site as its host would: compressed, below its path, with 404.html."""
 
 import gzip
+import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from mimetypes import guess_type
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from playwright.sync_api import Browser, Playwright
 
 from book import settings
 
@@ -62,6 +66,19 @@ class Host(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Write no log."""
+
+
+def chromium_path() -> str | None:
+    """Chromium as $CHROMIUM names it or the system has it; none means Playwright's own."""
+    return os.environ.get("CHROMIUM") or shutil.which("chromium")
+
+
+def chromium(playwright: Playwright) -> Browser:
+    """Start Chromium, as it starts in a container too."""
+    return playwright.chromium.launch(
+        executable_path=chromium_path(),
+        args=["--no-sandbox", "--disable-dev-shm-usage"],
+    )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from playwright._impl._driver import compute_driver_executable
 from playwright.sync_api import sync_playwright
 
 from book import ROOT
-from book.host import serve
+from book.host import chromium_path, serve
 
 VERSION = "13.5.0"
 PAGES = ["", "chapters/03_gates.html", "chapters/09_training.html"]
@@ -57,14 +57,6 @@ def skip(reason: str) -> int:
     return 0
 
 
-def browser() -> str | None:
-    """Chromium: the one that $CHROMIUM names, the system's, or Playwright's own."""
-    with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or own
-    return found if Path(found).exists() else None
-
-
 def measure(command: Path, chromium: str, address: str) -> dict[str, int]:
     """The scores of one page, 0 to 100."""
     node, _ = compute_driver_executable()
@@ -95,8 +87,9 @@ def measure(command: Path, chromium: str, address: str) -> dict[str, int]:
 
 def main(pages: list[str]) -> int:
     """Print the table; the number of pages that have too little."""
-    chromium = browser()
-    if chromium is None:
+    with sync_playwright() as playwright:
+        chromium = chromium_path() or playwright.chromium.executable_path
+    if not Path(chromium).exists():
         return skip("there is no Chromium")
     command, failed = install(), 0
     print(f"{'':28}" + "".join(f"{name:>16}" for name in CATEGORIES))

@@ -41,6 +41,9 @@ def configure(app: Sphinx, config: Config) -> None:
     known = settings()
     config.html_baseurl = known["pages_url"]
     config.html_theme_options["logo"] = {"text": known["title"]}
+    config.html_theme_options["extra_footer"] = (
+        f'<a href="{known["pages_url"]}{known["repo"]}.pdf">The whole book as a PDF</a>'
+    )
 
 
 def describe(doctree: nodes.document) -> str:

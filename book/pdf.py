@@ -6,13 +6,10 @@ The first page of the site becomes the book: the articles of the others follow i
 order of the course, with their links led to where they now stand.
 """
 
-import os
-import shutil
-
 from playwright.sync_api import sync_playwright
 
 from book import ROOT, settings
-from book.host import serve
+from book.host import chromium, serve
 
 JOIN = """async () => {
   const order = [...document.querySelectorAll(".bd-docs-nav a.reference.internal")];
@@ -55,11 +52,8 @@ def main() -> None:
     """Write `_build/html/<name>.pdf`."""
     known = settings()
     target = ROOT / "_build" / "html" / f"{known['repo']}.pdf"
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     with serve(target.parent) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
+        browser = chromium(playwright)
         page = browser.new_page(viewport={"width": 1000, "height": 1400})
         page.goto(address)
         joined = page.evaluate(JOIN)

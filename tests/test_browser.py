@@ -1,20 +1,18 @@
 """Every page in Chromium, opened once: no error, small, still, readable by all."""
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-import axe_playwright_python
 import pytest
 from playwright.sync_api import Browser, Error, Page, Response, sync_playwright
 
 from book import settings
-from book.host import serve
+from book.host import chromium, serve
 from tests.conftest import SITE, skip_or_fail
 
 PAGES = sorted(
@@ -23,7 +21,7 @@ PAGES = sorted(
     if not (name := path.relative_to(SITE).as_posix()).startswith("_")
     and name != "index.html"  # a copy of the first page
 )
-AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
+AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
 STANDARD = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 # The theme decides what these say, and the width does not.
 OF_COLOUR = ["color-contrast", "link-in-text-block"]
@@ -134,17 +132,14 @@ def address(site: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium: the one that $CHROMIUM names, the system's, or Playwright's own."""
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    """Chromium; where there is none, these tests are skipped."""
     with sync_playwright() as playwright:
         try:
-            chromium = playwright.chromium.launch(
-                executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"]
-            )
+            found = chromium(playwright)
         except Error as error:
             skip_or_fail(f"no Chromium: {str(error).splitlines()[0]}")
-        yield chromium
-        chromium.close()
+        yield found
+        found.close()
 
 
 def visit(page: Page, address: str, path: str) -> list[str]:
@@ -239,13 +234,13 @@ def test_code_can_be_scrolled_from_the_keyboard(opened: Opened) -> None:
 
 def test_print(opened: Opened) -> None:
     """On paper there is the text alone, and all of each line."""
+    opened.show(700, "dark")
     page = opened.page
-    page.emulate_media(media="print", color_scheme="dark")
-    page.set_viewport_size({"width": 700, "height": 900})
+    page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.get_attribute("html", "data-theme") == "light"
-    assert page.locator("article details:not(.hide, [open])").count() == 0
-    assert page.locator("article h1").first.is_visible()
+    theme = page.get_attribute("html", "data-theme")
+    closed = page.locator("article details:not(.hide, [open])").count()
+    title = page.locator("article h1").first.is_visible()
     shown = page.evaluate(
         """() => [...document.querySelectorAll("nav, button, form, header")]
           .filter((e) => e.checkVisibility() && e.getBoundingClientRect().width)
@@ -259,6 +254,7 @@ def test_print(opened: Opened) -> None:
     )
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     page.emulate_media(media="screen")
+    assert (theme, closed, title) == ("light", 0, True)
     assert shown == [] and cut == []
 
 
@@ -269,7 +265,7 @@ def test_accessibility(opened: Opened) -> None:
     """
     page = opened.page
     page.evaluate(SAMPLE)
-    page.evaluate(AXE.read_text("utf-8"))
+    page.evaluate(AXE)
     found: dict[tuple[int, str], list[str]] = {}
     themes: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
     for theme in themes:
@@ -284,7 +280,7 @@ def test_accessibility(opened: Opened) -> None:
 
 def test_axe_knows_the_standard(browser: Browser) -> None:
     page = browser.new_page()
-    page.evaluate(AXE.read_text("utf-8"))
+    page.evaluate(AXE)
     for tag in STANDARD:
         assert page.evaluate("(tag) => axe.getRules([tag]).length", tag), tag
     page.close()
