@@ -1,5 +1,6 @@
 """Packaging of hlstm. Every value comes from settings.ini."""
 
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -10,11 +11,20 @@ parser = ConfigParser(delimiters=["="])
 parser.read(root / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
 
+
+def absolute(link: re.Match[str]) -> str:
+    """Give a link inside the repository the address that it needs on PyPI."""
+    kind = "raw" if link["text"].startswith("!") else "blob"
+    return f"{link['text']}({settings['git_url']}/{kind}/v{settings['version']}/"
+
+
+readme = (root / "README.md").read_text(encoding="utf-8")
+
 setup(
-    name=settings["lib_name"],
+    name=settings["pypi_name"],
     version=settings["version"],
     description=settings["description"],
-    long_description=(root / "README.md").read_text(encoding="utf-8"),
+    long_description=re.sub(r"(?P<text>!?\[[^\]]*\])\((?!https?:|#)", absolute, readme),
     long_description_content_type="text/markdown",
     author=settings["author"],
     license=settings["license"].upper(),

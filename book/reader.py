@@ -23,6 +23,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 from book import ROOT
+from book.setup_cell import CELL_ID
 
 DIRECTIVE = re.compile(r"#\s*\|\s*(?P<name>[\w-]+)\s*:?\s*(?P<value>.*)")
 
@@ -62,6 +63,8 @@ def modules(notebook: NotebookNode) -> list[str]:
 def read(text: str, root: Path = ROOT) -> NotebookNode:
     """Read a chapter from the text of its file: the reader that myst-nb is given."""
     notebook = nbformat.reads(text, as_version=4)
+    # It does nothing here, and with each version it would make every execution stale.
+    notebook.cells = [cell for cell in notebook.cells if cell.get("id") != CELL_ID]
     default = ""
     for cell in code_cells(notebook):
         directives, cell.source = split_directives(cell.source)
@@ -69,6 +72,18 @@ def read(text: str, root: Path = ROOT) -> NotebookNode:
         _apply(cell, directives, default)
     _sign(notebook, root)
     return notebook
+
+
+def download(text: str) -> str:
+    """The chapter that a reader downloads: the same code, without the directives."""
+    notebook = nbformat.reads(text, as_version=4)
+    for cell in notebook.cells:
+        cell.metadata = NotebookNode()
+        if cell.cell_type == "code":
+            _, cell.source = split_directives(cell.source)
+    notebook.cells = [cell for cell in notebook.cells if cell.source.strip()]
+    notebook.metadata.pop("jupytext", None)
+    return nbformat.writes(notebook) + "\n"
 
 
 def _apply(cell: NotebookNode, directives: dict[str, str], default: str) -> None:

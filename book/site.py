@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from docutils import nodes
@@ -18,7 +18,7 @@ from sphinx.util import logging
 
 from book import ROOT, settings
 from book.exports import PACKAGE, exported_modules
-from book.reader import read
+from book.reader import download, read
 
 LOGGER = logging.getLogger(__name__)
 API_PAGE = "appendices/api"
@@ -216,6 +216,28 @@ def report(app: Sphinx, doctree: nodes.document) -> None:
         print(f"{name:<24}{run['runtime']:6.1f} s", file=sys.stderr, flush=True)
 
 
+def open_the_tag(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Let Colab open the chapter of this version, which is what it installs."""
+    known = settings()
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []):
+            if button["text"] == "Colab":
+                branch, tag = f"/blob/{known['branch']}/", f"/blob/v{known['version']}/"
+                button["url"] = button["url"].replace(branch, tag)
+
+
+def write_downloads(app: Sphinx, exception: Exception | None) -> None:
+    """Put clean notebooks where the download buttons lead."""
+    if exception is None and app.builder.format == "html":
+        for page in app.env.found_docs:
+            path = ROOT / f"{page}.ipynb"
+            if path.exists():
+                target = Path(app.outdir, "_sources", f"{page}.ipynb")
+                target.write_text(download(path.read_text("utf-8")), "utf-8")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the extension."""
     # Kernels warn at each start where others could listen in.
@@ -225,6 +247,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("env-get-outdated", outdated)
     app.connect("doctree-read", report)
     app.connect("doctree-resolved", word_status)
+    app.connect("html-page-context", open_the_tag, priority=900)
+    app.connect("build-finished", write_downloads)
     app.add_transform(ExportedCells)
     app.add_transform(Equations)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from nbformat import NotebookNode
@@ -22,6 +23,7 @@ from book.reader import (
     read,
     split_directives,
 )
+from book.setup_cell import CELL_ID, put, setup_source
 
 ALLOWED = {"torch", "numpy", "safetensors", "tqdm", "pooch"} | set(
     sys.stdlib_module_names
@@ -140,6 +142,35 @@ def test_chapters_import_only_earlier_modules(
         earlier |= set(modules(notebook))
 
 
+# The set-up cell
+
+
+def test_chapters_open_with_the_set_up_cell(
+    notebooks: dict[str, NotebookNode],
+) -> None:
+    source = setup_source()
+    assert len(source.splitlines()) <= 8
+    for name, notebook in notebooks.items():
+        found = [k for k, c in enumerate(notebook.cells) if c.source == source]
+        # Under the title, and so before the first import.
+        assert found == [1], f"{name}: run make clean-outputs"
+        assert notebook.cells[1].id == CELL_ID, name
+
+
+def test_the_set_up_cell_follows_the_settings(tmp_path: Path) -> None:
+    text = read_text("settings.ini")
+    text = re.sub(r"(?m)^user = .*", "user = somebody", text)
+    text = re.sub(r"(?m)^version = .*", "version = 7.8.9", text)
+    (tmp_path / "settings.ini").write_text(text, "utf-8")
+    old, new = setup_source(), setup_source(tmp_path)
+    assert old != new and "/somebody/" in new and "@v7.8.9 " in new
+    title, code = nbformat.v4.new_markdown_cell("# 1."), nbformat.v4.new_code_cell("1")
+    notebook = nbformat.v4.new_notebook(cells=[title, code])
+    for source in (old, new):
+        put(notebook, source)
+        assert [c.source for c in notebook.cells] == ["# 1.", source, "1"]
+
+
 # The package
 
 
@@ -179,8 +210,6 @@ def signature(code: str, root: Path) -> str:
     }
     text = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}}
     notebook = NotebookNode(text, cells=[NotebookNode(cell, execution_count=None)])
-    import nbformat
-
     return str(read(nbformat.writes(notebook), root).metadata["kernelspec"]["hlstm"])
 
 
@@ -233,10 +262,16 @@ def test_directives_become_tags() -> None:
 # Names, versions and paths
 
 
-def test_only_settings_name_the_owner(tracked: list[str]) -> None:
+def test_only_settings_name_the_owner(
+    tracked: list[str], notebooks: dict[str, NotebookNode]
+) -> None:
+    """And the set-up cells, which are generated from settings.ini."""
     owner = settings()["user"]
-    named = [path for path in tracked if owner in read_text(path)]
-    assert named == ["settings.ini"]
+    named = {path for path in tracked if owner in read_text(path)}
+    assert named - {f"chapters/{name}.ipynb" for name in notebooks} == {"settings.ini"}
+    for name, notebook in notebooks.items():
+        for cell in notebook.cells:
+            assert cell.id == CELL_ID or owner not in cell.source, f"{name} {cell.id}"
 
 
 def test_versions_agree() -> None:

@@ -5,12 +5,14 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 
 from book import settings
 from book.reader import code_cells, split_directives
+from book.setup_cell import CELL_ID
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +96,10 @@ def test_repository_links_point_to_tracked_files(
     colab = home.replace("https://", "https://colab.research.google.com/").replace(
         "/github.com/", "/github/"
     )
-    branch, counted = re.escape(known["branch"]), 0
+    branch, tag, counted = re.escape(known["branch"]), re.escape(known["version"]), 0
     file = re.compile(
-        rf"(?:{re.escape(home)}/(?:edit|blob|tree|raw)|{re.escape(colab)}/blob)/{branch}/([^?#]+)"
+        rf"(?:{re.escape(home)}/(?:edit|blob|tree|raw)/{branch}"
+        rf"|{re.escape(colab)}/blob/v{tag})/([^?#]+)"
     )
     page_link = re.compile(rf"{re.escape(home)}(/?|/issues.*)")
     for path, page in pages.items():
@@ -115,6 +118,30 @@ def test_repository_links_point_to_tracked_files(
         else:
             assert not buttons, f"{path} has a Colab button"
     assert counted
+
+
+def test_the_download_button_gives_a_clean_notebook(
+    pages: dict[str, BeautifulSoup], site: Path, notebooks: dict[str, NotebookNode]
+) -> None:
+    for name, notebook in notebooks.items():
+        path = f"chapters/{name}.html"
+        links = pages[path].select('.dropdown-download-buttons a[href*="_sources/"]')
+        targets = {(site / path).parent / unquote(link["href"]) for link in links}
+        assert len(targets) == 1, f"{name}: {targets}"
+        given = nbformat.read(targets.pop(), as_version=4)
+        nbformat.validate(given)
+        assert not re.search(r"^\s*#\s*\|", all_code(given), re.MULTILINE), name
+        clean = "\n".join(split_directives(c.source)[1] for c in code_cells(notebook))
+        assert all_code(given).split() == clean.split(), name
+        assert given.cells[1].id == CELL_ID
+        for cell in code_cells(given):
+            assert not cell.outputs and cell.execution_count is None, name
+        prose = [c.source for c in notebook.cells if c.cell_type == "markdown"]
+        assert [c.source for c in given.cells if c.cell_type == "markdown"] == prose
+
+
+def all_code(notebook: NotebookNode) -> str:
+    return "\n".join(cell.source for cell in code_cells(notebook))
 
 
 def test_exported_cells_are_marked(
@@ -148,10 +175,10 @@ def test_hidden_cells_are_hidden(
         for cell in code_cells(notebook):
             directives, code = split_directives(cell.source)
             if code.strip():
-                hidden = "hide" in directives or "remove-cell" in cell.metadata.get(
-                    "tags", []
-                )
-                removed = "remove-input" in cell.metadata.get("tags", [])
+                tags = cell.metadata.get("tags", [])
+                hidden = "hide" in directives or "remove-cell" in tags
+                hidden |= cell.id == CELL_ID
+                removed = "remove-input" in tags
                 assert (code.strip() in shown) != (hidden or removed), (
                     f"{name} {cell.id}"
                 )

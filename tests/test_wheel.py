@@ -1,22 +1,50 @@
-"""The wheel: what it holds, and that it works in an empty environment."""
+"""What a release publishes, where readers run it: an empty environment, and Colab's.
 
+The wheel goes into an empty environment with what it requires. A second environment holds
+what Colab has; there the set-up cell of a chapter fetches the rest, from a repository on
+this machine, and each chapter runs alone in an empty folder without a network.
+"""
+
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import distributions
 from pathlib import Path
+from typing import NamedTuple
 
+import nbformat
 import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbformat import NotebookNode
 
 from book import ROOT, settings
 from book.exports import exported_modules
-from tests.conftest import skip_or_fail
+from book.reader import code_cells, download
+from book.setup_cell import CELL_ID, KEPT, closure, lacking, module_of
+from tests.conftest import CHAPTERS, skip_or_fail
 
+OWN = module_of(settings()["pypi_name"])
+# Where `make release-check` has put what it has built.
+RELEASE = os.environ.get("HLSTM_DIST")
+# Colab's Python, and the one before.
+PYTHONS = ("3.13", "3.12")
+# The book's build runs the whole chapter. From this cell on it trains for minutes.
+STOP = {"09_training": "2e958635"}
 CONTRACT = """
-import tempfile
+import sys
 import torch
 import hlstm
 
+assert hlstm.__version__ == sys.argv[1]
 text = hlstm.load_corpus("shakespeare")
 assert len(text) > 4_000_000
 vocab = hlstm.Vocabulary.from_text(text)
@@ -57,29 +85,218 @@ print("contract holds")
 """
 
 
-def command(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+NO_NETWORK = """
+import sys
+
+
+def refuse(event, arguments):
+    if event in {"socket.connect", "socket.getaddrinfo"}:
+        host = arguments[1] if event == "socket.connect" else arguments[0]
+        host = host[0] if isinstance(host, tuple) else host
+        if host not in {None, "", "localhost", "127.0.0.1", "::1"}:
+            raise OSError(f"no network here, and {host} was asked for")
+
+
+sys.addaudithook(refuse)
+"""
+
+
+def command(
+    *words: str | Path, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run a program and keep what it prints."""
     return subprocess.run(
-        [str(word) for word in words], cwd=cwd, capture_output=True, text=True
+        [str(word) for word in words],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
     )
+
+
+def must(run: subprocess.CompletedProcess[str]) -> str:
+    """What a program printed that has to succeed; without a network, skip."""
+    if run.returncode and re.search(
+        "NewConnection|NameResolution|Timeout|Proxy", run.stderr
+    ):
+        skip_or_fail("no network to install packages from")
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    return run.stdout
+
+
+def pip(python: Path, *words: str | Path) -> None:
+    """Install with the versions that the book is built with."""
+    pins = f"--no-compile --retries 1 --constraint {ROOT / 'constraints.txt'}".split()
+    here = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    must(command(*here, *pins, *words))
+
+
+def colab_python() -> str:
+    """Colab's Python, where this machine has it, or else the one that runs the tests.
+
+    On Linux, PyTorch for another Python may be a download of gigabytes. So only the check
+    of a release looks further than the path.
+    """
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    for version in PYTHONS:
+        found = [shutil.which(f"python{version}")]
+        if RELEASE:
+            found += [str(path / "bin/python") for path in pyenv.glob(f"{version}.*")]
+        for python in filter(None, found):
+            if command(python, "-c", "import ensurepip").returncode == 0:
+                return python
+    return sys.executable
+
+
+def make_environment(target: Path, python: str, *words: str) -> Path:
+    """A virtual environment, by the path of its Python."""
+    must(command(python, "-m", "venv", *words, target))
+    return target / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def packages(python: Path) -> Path:
+    """The folder where an environment keeps its packages."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    return Path(must(command(python, "-c", code)).strip())
+
+
+def versions(python: Path) -> dict[str, str]:
+    """The packages of an environment, by the names of their modules."""
+    found = distributions(path=[str(packages(python))])
+    return {module_of(dist.name): dist.version for dist in found}
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built by way of the source archive."""
-    target = tmp_path_factory.mktemp("dist")
-    copy = tmp_path_factory.mktemp("source") / "tree"
-    files = command("git", "ls-files", "-z", cwd=ROOT).stdout.split("\0")
-    for name in filter(None, files):
+def folder() -> Iterator[Path]:
+    """A folder for gigabytes; those of pytest stay for three runs."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        yield Path(name).resolve()
+
+
+@pytest.fixture(scope="module")
+def source(folder: Path) -> Path:
+    """The tracked files in a repository of their own, with the tag of a release."""
+    copy = folder / "source"
+    names = must(command("git", "ls-files", "-z")).split("\0")
+    for name in filter(None, names):
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             (copy / name).write_bytes((ROOT / name).read_bytes())
-    run = command(
-        sys.executable, "-m", "build", "--no-isolation", "--outdir", target, cwd=copy
-    )
-    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
-    assert len(list(target.glob("*.tar.gz"))) == 1
+    me = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    must(command("git", "init", "--quiet", copy))
+    must(command("git", "add", "--all", cwd=copy))
+    must(command("git", *me, "commit", "--quiet", "--message", "tree", cwd=copy))
+    must(command("git", "tag", f"v{settings()['version']}", cwd=copy))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, folder: Path) -> Path:
+    """The wheel of a release, or one built by way of the source archive."""
+    target = Path(RELEASE or folder / "dist")
+    if not RELEASE:
+        build = [sys.executable, "-m", "build", "--no-isolation", "--outdir"]
+        must(command(*build, target, cwd=source))
+    assert [path.suffix for path in sorted(target.iterdir())] == [".whl", ".gz"]
     return next(target.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def empty(wheel: Path, folder: Path) -> Path:
+    """An environment with the wheel and what it requires, and nothing else."""
+    python = make_environment(folder / "empty", colab_python(), "--without-pip")
+    pip(python, wheel)
+    return python
+
+
+def chapter(name: str) -> NotebookNode:
+    """A chapter as the site's button gives it, up to the training that takes minutes."""
+    text = (ROOT / "chapters" / f"{name}.ipynb").read_text("utf-8")
+    notebook = nbformat.reads(download(text), as_version=4)
+    if name in STOP:
+        ids = [cell.id for cell in notebook.cells]
+        notebook.cells = notebook.cells[: ids.index(STOP[name])]
+    return notebook
+
+
+def run_chapter(name: str, python: Path, folder: Path, **environment: str) -> None:
+    """Run a chapter alone in an empty folder; it writes nothing to the error stream."""
+    kernel = folder / "kernels" / "colab" / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    words = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps({"argv": words, "display_name": "", "language": ""}))
+    specs = KernelSpecManager(kernel_dirs=[str(kernel.parent.parent)])
+    empty = folder / "empty"
+    empty.mkdir()
+    home = {"HOME": str(folder), "IPYTHONDIR": str(folder), "OMP_NUM_THREADS": "1"}
+    notebook = chapter(name)
+    # Without encryption the kernel warns at each start that others could listen in.
+    manager = AsyncKernelManager(
+        kernel_name="colab", kernel_spec_manager=specs, transport_encryption="auto"
+    )
+    NotebookClient(
+        notebook,
+        km=manager,
+        resources={"metadata": {"path": str(empty)}},
+        timeout=300,
+    ).execute(cleanup_kc=True, env={**os.environ, **home, **environment})
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            assert output.get("name") != "stderr", f"{cell.id}: {output.text}"
+        if cell.id == CELL_ID and "PYTHONPATH" in environment:
+            assert not cell.outputs, "the set-up cell did something"
+
+
+class Colab(NamedTuple):
+    """An environment like Colab's, before and after a chapter ran in it."""
+
+    python: Path
+    before: dict[str, str]
+    after: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def colab(empty: Path, source: Path, folder: Path) -> Colab:
+    """Torch, numpy, matplotlib, a kernel; then a chapter, whose set-up cell is real."""
+    if os.name == "nt":
+        pytest.skip("Colab is a Linux machine")
+    python = make_environment(folder / "colab", str(empty))
+    old, new = packages(empty), packages(python)
+    kept = closure(KEPT, [str(old)])
+    for dist in distributions(path=[str(old)]):
+        if module_of(dist.name) in kept:
+            for top in {file.parts[0] for file in dist.files or []} - {".."}:
+                if not (new / top).exists():
+                    (new / top).symlink_to(old / top)
+    pip(python, "matplotlib", "ipykernel")
+    before, known = versions(python), settings()
+    run_chapter(
+        "08_clipping",
+        python,
+        folder / "first",
+        GIT_CONFIG_COUNT="1",
+        GIT_CONFIG_KEY_0=f"url.{source.as_uri()}.insteadOf",
+        GIT_CONFIG_VALUE_0=known["git_url"],
+        PIP_CONSTRAINT=str(ROOT / "constraints.txt"),
+    )
+    return Colab(python, before, versions(python))
+
+
+@pytest.fixture(scope="module")
+def runs(colab: Colab, folder: Path) -> Iterator[dict[str, Future[None]]]:
+    """Every chapter in that environment, two at a time, without a network."""
+    (folder / "sitecustomize.py").write_text(NO_NETWORK)
+    cut_off = {"PYTHONPATH": str(folder)}
+    code = "import socket; socket.create_connection(('192.0.2.1', 9), 1)"
+    run = command(colab.python, "-c", code, PYTHONPATH=str(folder))
+    assert "no network here" in run.stderr
+    with ThreadPoolExecutor(2) as pool:
+        yield {
+            path.stem: pool.submit(
+                run_chapter, path.stem, colab.python, folder / path.stem, **cut_off
+            )
+            for path in CHAPTERS
+        }
 
 
 def test_contents(wheel: Path, tracked: list[str]) -> None:
@@ -95,24 +312,28 @@ def test_contents(wheel: Path, tracked: list[str]) -> None:
     assert "hlstm/py.typed" in names
     needs = re.findall(r"^Requires-Dist: (.*)$", metadata, re.MULTILINE)
     assert sorted(needs) == sorted(settings()["requirements"].split())
+    # On PyPI a link to a file of the repository needs its whole address.
+    links = re.findall(r"\]\((.+?)\)", metadata)
+    assert links and all(link.startswith("https://") for link in links)
 
 
-def test_contract_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+def test_contract_in_an_empty_environment(empty: Path, tmp_path: Path) -> None:
     """pip installs the wheel and what it requires, and nothing else is there."""
-    venv = tmp_path / "venv"
-    python = venv / "bin" / "python"
-    here = [sys.executable, "-m"]
-    run = command(*here, "venv", "--without-pip", venv, cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    pip = [*here, "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
-    pins = ["--retries", "1", "--constraint", str(ROOT / "constraints.txt")]
-    run = command(*pip, *pins, wheel, cwd=tmp_path)
-    if run.returncode and re.search(
-        "NewConnection|NameResolution|Timeout|Proxy", run.stderr
-    ):
-        skip_or_fail("no network to install the wheel's requirements from")
-    assert run.returncode == 0, run.stderr[-2000:]
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    run = command(python, "-c", CONTRACT, cwd=empty)
+    run = command(empty, "-c", CONTRACT, settings()["version"], cwd=tmp_path)
     assert run.stdout.strip().endswith("contract holds"), run.stderr[-2000:]
+
+
+def test_the_set_up_cell_fetches_exactly_what_is_missing(colab: Colab) -> None:
+    """Nothing that was there has changed, and nothing is missing after."""
+    before, after = colab.before, colab.after
+    assert {"torch", "numpy", "matplotlib", "ipykernel"} <= before.keys()
+    assert not {OWN, "safetensors", "tqdm", "nbdev", "fastcore"} & before.keys()
+    assert before == {name: after[name] for name in before}
+    assert after.keys() - before.keys() == {OWN, *lacking()} - before.keys()
+    assert after[OWN] == settings()["version"]
+    must(command(colab.python, "-m", "pip", "check"))
+
+
+@pytest.mark.parametrize("name", [path.stem for path in CHAPTERS])
+def test_chapter_runs_alone(name: str, runs: dict[str, Future[None]]) -> None:
+    runs[name].result()
