@@ -456,8 +456,10 @@ def test_the_meta_device_has_shapes_and_no_numbers(case: int) -> None:
 def test_functional_call_uses_the_weights_it_is_given(case: int) -> None:
     theirs, mine, x = modules()[case]
     weights: dict[str, Tensor] = dict(theirs.named_parameters())
+    own = mine(x)
     result = torch.func.functional_call(mine, weights, (x,))
     torch.testing.assert_close(result, theirs(x))
+    torch.testing.assert_close(mine(x), own, rtol=0, atol=0)
     result[0].sum().backward()
     assert next(theirs.parameters()).grad is not None
     assert next(mine.parameters()).grad is None
