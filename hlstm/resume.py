@@ -237,7 +237,8 @@ def resume(
     """Return the trainer of a run that stopped, as it was at its newest checkpoint.
 
     Its `fit`, given the same texts, goes on where the run stopped. On the same machine
-    the numbers are those of a run that never stopped, to the last bit.
+    the numbers are those of a run that never stopped, to the last bit. For that, `fit`
+    gives PyTorch the random state that the run had.
 
     Parameters
     ----------
@@ -532,6 +533,8 @@ def _locked(folder: Path) -> Iterator[None]:
                     f"another process is training into {folder}: wait until it ends, "
                     "or name another folder",
                 ) from None
+            except OSError:
+                pass  # a file system without locks
         yield
 
 # %% ../chapters/09c_resume.ipynb #a1f0c027
@@ -582,8 +585,9 @@ def _kept(
         saver = _Saver(trainer, folder, texts)
         if path is not None:
             saver.note(path)
-        for torn in folder.glob(".*.safetensors.*.tmp"):  # a killed write leaves it
-            torn.unlink()
+        for pattern in (".step-*.safetensors.*.tmp", f".{BEST}.*.tmp"):
+            for torn in folder.glob(pattern):  # a killed write leaves it
+                torn.unlink()
         with _stoppable(saver) as between_steps:
             yield between_steps
 

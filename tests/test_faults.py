@@ -23,9 +23,12 @@ from tests.test_resume import (
     go_on,
     interrupt,
     newest,
+    signals,
     texts,
     trainer,
 )
+
+assert signals  # a fixture of this module too
 
 
 @pytest.fixture(scope="module")
@@ -383,12 +386,13 @@ def test_a_new_run_does_not_write_over_another(stopped: Path, left: str) -> None
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
-    for name in ("model.safetensors", "step-1.safetensors", ".notes.tmp"):
-        (tmp_path / name).write_text("mine")
+    mine = ("model.safetensors", ".model.safetensors.0.tmp", "step-1.safetensors")
+    torn = (".best.safetensors.0.tmp", ".step-00000003.safetensors.0.tmp")
+    for name in mine + torn:
+        (tmp_path / name).write_text("text")
     trainer().fit(*texts(), folder=tmp_path)
-    assert (tmp_path / "model.safetensors").read_text() == "mine"
-    assert (tmp_path / "step-1.safetensors").read_text() == "mine"
-    assert (tmp_path / ".notes.tmp").read_text() == "mine"
+    assert all((tmp_path / name).read_text() == "text" for name in mine)
+    assert not any((tmp_path / name).exists() for name in torn)
 
 
 def test_a_trainer_that_fell_behind_is_refused(stopped: Path) -> None:
@@ -401,9 +405,7 @@ def test_a_trainer_that_fell_behind_is_refused(stopped: Path) -> None:
         behind.fit(*texts(), folder=stopped)
 
 
-def test_two_processes_do_not_train_into_one_folder(
-    stopped: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_do_not_train_into_one_folder(stopped: Path) -> None:
     pytest.importorskip("fcntl")
     refused = []
 
@@ -416,9 +418,22 @@ def test_two_processes_do_not_train_into_one_folder(
     subject = at_step(hlstm.Trainer.resume(stopped, progress=False), 9, second)
     subject.fit(*texts(), folder=stopped)
     assert refused == [True]
-    # Where there is no flock, there is no lock, and training works.
-    monkeypatch.setattr(resume, "find_spec", lambda name: None)
+
+
+@pytest.mark.parametrize("where", ["platform", "file system"])
+def test_where_there_are_no_locks_training_works(
+    stopped: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    if where == "platform":
+        monkeypatch.setattr(resume, "find_spec", lambda name: None)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     go_on(stopped)
+    assert_same(newest(stopped), newest(whole))
 
 
 def test_another_machine_is_told(stopped: Path, whole: Path) -> None:

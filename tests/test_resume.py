@@ -79,6 +79,20 @@ def assert_same_run(found: Path, wanted: Path) -> None:
         assert_same(found / name, wanted / name)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def signals() -> Iterator[None]:
+    """SIGINT acts as in a terminal, and a SIGTERM that nobody takes ends no pytest."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("nobody took SIGTERM")
+
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    terminate = signal.signal(signal.SIGTERM, fail)
+    yield
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, terminate)
+
+
 @pytest.fixture(scope="session")
 def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Folders of runs that nothing has stopped, by how often they save."""
@@ -112,7 +126,8 @@ def interrupt(number: int = signal.SIGINT) -> Callable[[], None]:
 
 
 def go_on(folder: Path) -> hlstm.Trainer:
-    """Resume a run and finish it."""
+    """Resume a run and finish it; what is drawn in between does not matter."""
+    torch.manual_seed(99)
     resumed = hlstm.Trainer.resume(folder, progress=False)
     resumed.fit(*texts(), folder=folder)
     return resumed
@@ -173,7 +188,7 @@ def test_any_stopped_run_equals_the_uninterrupted_one(
         at_step(subject, first, interrupt()).fit(*texts(), folder=folder)
     again = hlstm.Trainer.resume(folder, progress=False)
     assert again.position.step == first + 1
-    torch.manual_seed(99)  # what is drawn in between does not matter
+    torch.manual_seed(99)
     try:
         at_step(again, second, interrupt()).fit(*texts(), folder=folder)
         assert second <= first
@@ -204,6 +219,20 @@ def test_a_run_branches_into_another_folder(tmp_path: Path, whole: Path) -> None
     resumed.fit(*texts(), folder=tmp_path / "two")
     assert contents(tmp_path / "one") == before
     assert_same(newest(tmp_path / "two"), newest(whole))
+
+
+def test_a_run_is_in_its_folder_from_the_start(tmp_path: Path) -> None:
+    def crash() -> None:
+        raise SystemError("a crash")
+
+    subject = at_step(trainer(replace(CONFIG, save_every=0)), 1, crash)
+    with pytest.raises(SystemError):
+        subject.fit(*texts(), folder=tmp_path)
+    resumed = hlstm.Trainer.resume(tmp_path, progress=False)
+    assert resumed.position == training.Position()
+    with pytest.raises(SystemError):
+        at_step(resumed, 1, crash).fit(*texts(), folder=tmp_path)
+    assert go_on(tmp_path).position.step == STEPS
 
 
 def test_a_moved_run_goes_on(tmp_path: Path, whole: Path) -> None:
@@ -361,6 +390,8 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
         subject = at_step(trainer(), 7, interrupt())
         assert len(subject.fit(*texts(), folder=tmp_path).loss) == STEPS
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    except KeyboardInterrupt as stop:
+        raise AssertionError("the signal was not ignored") from stop
     finally:
         signal.signal(signal.SIGINT, before)
 
