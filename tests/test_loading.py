@@ -9,8 +9,8 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -92,6 +92,7 @@ def same(one: hlstm.DeepRNN, other: hlstm.DeepRNN) -> bool:
         one.vocab == other.vocab
         and one.lstm.dropout.p == other.lstm.dropout.p
         and a.keys() == b.keys()
+        and all(a[name].dtype == b[name].dtype for name in a)
         and all(torch.equal(a[name], b[name]) for name in a)
     )
 
@@ -436,6 +437,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "a vocabulary in text": (claiming(vocabulary="abcd"), "list of symbols"),
     "a vocabulary of numbers": (claiming(vocabulary=[1, 2, 3, 4]), "list of symbols"),
     "a symbol of two": (claiming(vocabulary=["a", "b", "c", "de"]), "'de' is not"),
+    "a symbol of 10,000": (
+        claiming(vocabulary=["a", "b", "c", "d" * 10_000]),
+        "each symbol is one character, and 'ddd",
+    ),
     "a symbol of none": (claiming(vocabulary=["a", "b", "c", ""]), "'' is not"),
     "a symbol twice": (claiming(vocabulary=["a", "b", "c", "a"]), "'a' comes twice"),
     "a symbol too few": (claiming(vocabulary=["a", "b", "c"]), "3 symbols, and a head"),
@@ -452,6 +457,26 @@ def little_memory(room: int = 2**28) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+class Hang(BaseException):
+    """A file takes too long. No Exception, so that no reading of a file catches it."""
+
+
+def stop(*args: object) -> None:
+    raise Hang
+
+
+@contextmanager
+def time_limit(seconds: float = 10.0) -> Iterator[None]:
+    """Stop what takes a millisecond when it takes seconds."""
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_the_files_below_would_load_if_they_were_whole(tmp_path: Path) -> None:
@@ -472,7 +497,8 @@ def test_what_is_no_model_is_refused_with_the_reason(
     path = tmp_path / "a model"
     monkeypatch.chdir(tmp_path)  # where the pickles would leave their trace
     path.write_bytes(content)
-    with little_memory(), pytest.raises(hlstm.CheckpointError, match=reason) as caught:
+    refused = pytest.raises(hlstm.CheckpointError, match=reason)
+    with refused as caught, time_limit(), little_memory():
         hlstm.load_model(path)
     assert str(caught.value).startswith(f"{path} ")
     assert len(str(caught.value)) < 600 + len(str(path))
@@ -512,7 +538,8 @@ def test_what_is_no_file_is_refused(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     make(tmp_path / "a model")
-    with pytest.raises(hlstm.CheckpointError, match="a model is a folder or a device"):
+    refused = pytest.raises(hlstm.CheckpointError, match="a model is a folder or a dev")
+    with refused, time_limit(), little_memory():
         hlstm.load_model(tmp_path / "a model")
 
 
@@ -706,10 +733,10 @@ def test_a_reader_beside_two_writers_sees_whole_files(tmp_path: Path) -> None:
             net.save(path)
 
     nets[0].save(path)
-    writers = [threading.Thread(target=write, args=(net,)) for net in nets]
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
-        again = hlstm.load_model(path)
-        assert any(same(again, net) for net in nets)
+    with ThreadPoolExecutor() as pool:
+        writers = [pool.submit(write, net) for net in nets]
+        while not all(writer.done() for writer in writers):
+            again = hlstm.load_model(path)
+            assert any(same(again, net) for net in nets)
+    assert [writer.result() for writer in writers] == [None, None]
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
