@@ -240,7 +240,7 @@ def test_print(opened: Opened) -> None:
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     theme = page.get_attribute("html", "data-theme")
     closed = page.locator("article details:not(.hide, [open])").count()
-    title = page.locator("article h1").first.is_visible()
+    title = page.locator("h1:not(.onlyprint *)").is_visible()
     shown = page.evaluate(
         """() => [...document.querySelectorAll("nav, button, form, header")]
           .filter((e) => e.checkVisibility() && e.getBoundingClientRect().width)

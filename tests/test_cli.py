@@ -41,13 +41,15 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder with a text, as the working directory of a wide shell."""
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a text, and signals as in a terminal, also where there is none."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     (tmp_path / "text.txt").write_text(LINE * 40)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("HLSTM_DEBUG", raising=False)
-    return tmp_path
+    yield tmp_path
+    signal.signal(signal.SIGINT, before)
 
 
 def run(line: str, *more: str) -> int:
@@ -181,7 +183,8 @@ def test_wrong_usage_is_2(line: str, message: str, said: Said) -> None:
         ("train latin.txt --out run", "bad byte 0xe9 at offset 1"),
         ("train text.txt --out text.txt", "text.txt"),
         ("train text.txt --out run --device warp", "no device 'warp'"),
-        ("train text.txt --out run --batch-size 999", "batch_size"),
+        ("train text.txt --out run --batch-size 100", "172 characters"),
+        ("train text.txt --out run --batch-size 999 --val-fraction 0", "1720 char"),
         ("train --resume --out run", "begun no run"),
         ("sample nothing.safetensors", "nothing.safetensors"),
         ("sample text.txt", "text.txt"),
@@ -748,11 +751,9 @@ sys.exit(start())
 def test_the_program_is_installed(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     (entry,) = entry_points(group="console_scripts", name="hlstm")
     program = entry.load()
-    before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(sys, "argv", ["hlstm", "--version"])
     for handler in (signal.default_int_handler, signal.SIG_IGN):
         signal.signal(signal.SIGINT, handler)
         assert program() == 0
         assert signal.getsignal(signal.SIGINT) == handler
-    signal.signal(signal.SIGINT, before)
     assert said()[0] == f"hlstm {hlstm.__version__}\n" * 2
