@@ -6,9 +6,9 @@
 python := .venv/bin/python
 installed := .venv/.installed
 built := _build/.built
-sources := $(wildcard chapters/*.ipynb hlstm/*.* hlstm/*/* book/*.* book/static/* book/templates/* \
+sources := $(wildcard chapters/*.ipynb hlstm/*.* hlstm/*/* book/*.* book/static/* book/static/*/* book/templates/* \
 	book/templates/*/* appendices/*) \
-	_config.yml _toc.yml README.md settings.ini constraints.txt
+	_config.yml _toc.yml README.md playground.md settings.ini constraints.txt
 
 twine := twine==7.0.0
 
@@ -38,8 +38,9 @@ pdf: $(built) ## print the whole book into one PDF, with Chromium
 lighthouse: $(built) ## measure pages with Lighthouse, which comes from npm
 	@$(python) -m book.lighthouse
 
+# A file of tests stays with one process: most share what took long to make.
 test: check $(built) ## check everything that can be checked
-	@$(python) -m pytest
+	@OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --dist loadfile
 
 FUZZ ?= 500000
 fuzz: $(installed) ## load 500,000 damaged model files in about ten minutes; FUZZ=N takes N

@@ -301,8 +301,8 @@ def _build(tensors: dict[str, Tensor], description: dict[str, Any]) -> DeepRNN:
     """Make the network, after every check and without memory beyond the tensors'."""
     vocab, H, L = _sizes(tensors, description)
     p = description.get("dropout")
-    if type(p) is not float or not 0 <= p < 1:
-        raise ValueError(f"says dropout is {p!r}, and it is a number in [0, 1)")
+    if type(p) is not float or not 0 <= p <= 1:
+        raise ValueError(f"says dropout is {p!r}, and it is a number in [0, 1]")
     shapes = {"lstm." + k: s for k, s in layer_shapes(len(vocab), H, L, True).items()}
     shapes |= {"head.weight": (len(vocab), H), "head.bias": (len(vocab),)}
     _check_tensors(tensors, shapes)
