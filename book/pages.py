@@ -47,10 +47,9 @@ def configure(app: Sphinx, config: Config) -> None:
 
 
 def describe(doctree: nodes.document) -> str:
-    """A page's question, which stands as a quotation, or else its first paragraph."""
-    quotes = list(doctree.findall(nodes.block_quote))
-    for paragraph in (quotes[0] if quotes else doctree).findall(nodes.paragraph):
-        text = " ".join(paragraph.astext().split())
+    """A page's first paragraph, which in a chapter is its question."""
+    for paragraph in doctree.findall(nodes.paragraph):
+        text = " ".join("".join(paragraph.findall(nodes.Text)).split())
         if text:
             return textwrap.shorten(text, 300, placeholder=" …")
     raise ValueError(f"{doctree['source']} has no paragraph to describe it")
@@ -72,7 +71,7 @@ def complete(
     elif page == "404":
         context["pageurl"] = None
     if doctree:
-        title, about = re.sub("<.*?>", "", context["title"]), describe(doctree)
+        title, about = app.env.titles[page].astext(), describe(doctree)
     else:
         title, about = GENERATED[page]
     name = f"_static/cards/{page}.png"
