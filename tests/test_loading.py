@@ -427,7 +427,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     # Dropout and vocabulary
     "no dropout": (without("dropout"), "dropout is None"),
-    "dropout of 1": (claiming(dropout=1.0), r"dropout is 1\.0"),
+    "dropout above 1": (claiming(dropout=1.5), r"dropout is 1\.5"),
     "dropout below 0": (claiming(dropout=-0.1), r"dropout is -0\.1"),
     "dropout NaN": (claiming(dropout=float("nan")), "dropout is nan"),
     "dropout infinite": (claiming(dropout=float("inf")), "dropout is inf"),

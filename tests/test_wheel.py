@@ -238,7 +238,7 @@ def run_chapter(name: str, python: Path, folder: Path, **environment: str) -> No
         notebook,
         km=manager,
         resources={"metadata": {"path": str(empty)}},
-        timeout=300,
+        timeout=900,
     ).execute(cleanup_kc=True, env={**os.environ, **home, **environment})
     for cell in code_cells(notebook):
         for output in cell.outputs:
@@ -271,7 +271,7 @@ def colab(empty: Path, source: Path, folder: Path) -> Colab:
     pip(python, "matplotlib", "ipykernel")
     before, known = versions(python), settings()
     run_chapter(
-        "08_clipping",
+        "04_cell",
         python,
         folder / "first",
         GIT_CONFIG_COUNT="1",
