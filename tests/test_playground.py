@@ -459,8 +459,8 @@ def test_reduced_motion_is_honoured(browser: Browser, address: str) -> None:
             wait_for_status(page, "Running")
             counts[motion] = page.evaluate(changes)
             duration = "e => getComputedStyle(e).transitionDuration"
-            still = page.locator(".bar").first.evaluate(duration) == "0s"
-            assert still == (motion == "reduce")
+            # A bar that glides shows no distribution while the network writes.
+            assert page.locator(".bar").first.evaluate(duration) == "0s"
     assert 1 <= counts["reduce"] <= 5 < counts["no-preference"]
 
 
