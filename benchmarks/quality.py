@@ -17,6 +17,7 @@ import json
 import lzma
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -45,6 +46,7 @@ HEADLINE = Recipe(
     learning_rate=2e-3,
     warmup_steps=200,
     weight_decay=0.05,
+    column_bound=1.0,
     dropout_input=0.05,
     dropout_between=0.5,
     dropout_output=0.5,
@@ -55,6 +57,7 @@ HEADLINE = Recipe(
 QUICK = Recipe(
     hidden_size=192,
     epochs=1.0,
+    column_bound=1.0,
     batch_size=16,
     sequence_length=64,
     learning_rate=5e-3,
@@ -63,6 +66,7 @@ QUICK = Recipe(
 SHORT = Recipe(
     hidden_size=256,
     epochs=6,
+    column_bound=1.0,
     batch_size=32,
     sequence_length=64,
     learning_rate=4e-3,
@@ -81,6 +85,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "weight-dropped recurrence": {"weight_drop": 0.2},
     "zoneout": {"zoneout": 0.05},
     "forget bias 0": {"forget_bias": 0.0},
+    "columns from ±1/√H": {"column_bound": 0.0},
+    "columns from ±3": {"column_bound": 3.0},
     "tied head": {"tied": True},
     "fixed stream offsets": {"random_offsets": False},
     "state never carried": {"carry": False},
@@ -297,11 +303,29 @@ def dynamic(corpus: Corpus) -> dict[str, Any]:
     return {"window": length, "streaming": found, **provenance()}
 
 
+def coder(corpus: Corpus) -> dict[str, Any]:
+    """The validation text through `hlstm.compress` and back, one character a step."""
+    net = headline_nets()[0]
+    began = time.perf_counter()
+    data = hlstm.compress(net, corpus.val_text)
+    packed = time.perf_counter()
+    assert hlstm.decompress(net, data) == corpus.val_text
+    return {
+        "bytes": len(data),
+        "streams": 1,
+        "compress_seconds": round(packed - began, 1),
+        "decompress_seconds": round(time.perf_counter() - packed, 1),
+        "model_bytes_float32": weights_path("headline/0").stat().st_size,
+        **provenance(),
+    }
+
+
 SECTIONS: dict[str, Callable[[Corpus], dict[str, Any]]] = {
     "ngrams": ngrams,
     "compressors": compressors,
     "ensemble": ensemble,
     "dynamic": dynamic,
+    "coder": coder,
 }
 
 

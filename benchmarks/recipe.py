@@ -47,6 +47,7 @@ class Recipe:
     weight_drop: float = 0.0  # of recurrent weights, one mask a window
     zoneout: float = 0.0
     forget_bias: float = 1.0
+    column_bound: float = 0.0  # the first layer's columns begin within ±this; 0: ±1/√H
     tied: bool = False  # the head's rows are the characters' embeddings
     random_offsets: bool = True  # each epoch starts at another character
     carry: bool = True  # a window starts with the state that the one before left
@@ -69,6 +70,10 @@ class Learner(nn.Module):
         H, L, V = recipe.hidden_size, recipe.num_layers, len(vocab)
         self.recipe, self.net = recipe, hlstm.DeepRNN(vocab, H, L)
         hlstm.set_forget_bias_(self.net.lstm, recipe.forget_bias)
+        if recipe.column_bound:
+            nn.init.uniform_(
+                self.net.lstm.weight_ih_l0, -recipe.column_bound, recipe.column_bound
+            )
         if recipe.tied:
             # With the head's rows as embeddings E, the columns to gather are P Eᵀ.
             self.projection = nn.Parameter(self.net.lstm.weight_hh_l0.detach().clone())

@@ -87,8 +87,22 @@ if TYPE_CHECKING:
         save_int8,
         load_int8,
     )
+    from .coding import (
+        TOTAL,
+        FULL,
+        HALF,
+        QUARTER,
+        HEADER,
+        coding_table,
+        ArithmeticEncoder,
+        settled,
+        ArithmeticDecoder,
+        walk,
+        compress,
+        decompress,
+    )
 
-_MODULES = ('text', 'gates', 'cell', 'backward', 'stack', 'dropout', 'clipping', 'training', 'checkpoint', 'resume', 'sampling', 'quantise', 'cli')
+_MODULES = ('text', 'gates', 'cell', 'backward', 'stack', 'dropout', 'clipping', 'training', 'checkpoint', 'resume', 'sampling', 'quantise', 'cli', 'coding')
 _HOMES = {
     "read_plays": "text",
     "clean_play": "text",
@@ -147,6 +161,18 @@ _HOMES = {
     "dequantise_rows": "quantise",
     "save_int8": "quantise",
     "load_int8": "quantise",
+    "TOTAL": "coding",
+    "FULL": "coding",
+    "HALF": "coding",
+    "QUARTER": "coding",
+    "HEADER": "coding",
+    "coding_table": "coding",
+    "ArithmeticEncoder": "coding",
+    "settled": "coding",
+    "ArithmeticDecoder": "coding",
+    "walk": "coding",
+    "compress": "coding",
+    "decompress": "coding",
 }
 __all__ = [
     "read_plays",
@@ -206,6 +232,18 @@ __all__ = [
     "dequantise_rows",
     "save_int8",
     "load_int8",
+    "TOTAL",
+    "FULL",
+    "HALF",
+    "QUARTER",
+    "HEADER",
+    "coding_table",
+    "ArithmeticEncoder",
+    "settled",
+    "ArithmeticDecoder",
+    "walk",
+    "compress",
+    "decompress",
 ]
 
 if not TYPE_CHECKING:
