@@ -85,7 +85,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "weight-dropped recurrence": {"weight_drop": 0.2},
     "zoneout": {"zoneout": 0.05},
     "forget bias 0": {"forget_bias": 0.0},
-    "columns from ±1/√H": {"column_bound": 0.0},
+    "columns drawn as in PyTorch": {"column_bound": 0.0},
     "columns from ±3": {"column_bound": 3.0},
     "tied head": {"tied": True},
     "fixed stream offsets": {"random_offsets": False},
@@ -281,17 +281,10 @@ def dynamic_loss(net: hlstm.DeepRNN, ids: Tensor, rate: float, length: int) -> f
     Mikolov et al. (2010) and Krause et al. (2018), without their decay.
     """
     net, state, total = copy.deepcopy(net), None, 0.0
+    optimizer = torch.optim.SGD(net.parameters(), rate)
     for inputs, targets in hlstm.windows(ids, 1, length):
-        logits, (h, c) = net(inputs, state)
-        loss = F.cross_entropy(logits.mT, targets)
-        total += loss.item() * targets.numel()
-        net.zero_grad()
-        loss.backward()
-        hlstm.clip_grad_norm_(net.parameters(), 1.0)
-        with torch.no_grad():
-            for p in net.parameters():
-                p.sub_(p.grad, alpha=rate)
-        state = (h.detach(), c.detach())
+        loss, _, state = hlstm.train_step(net, optimizer, inputs, targets, state)
+        total += loss * targets.numel()
     return total / (len(ids) - 1)
 
 
@@ -352,9 +345,8 @@ def measure(only: str = "", threads: int = CORES) -> None:
     """
     torch.set_num_threads(threads)
     corpus = Corpus()
-    facts = {"name": "tinyshakespeare", "sha256": corpus.sha256}
-    facts |= {"train": len(corpus.train_ids), "val": len(corpus.val_ids)}
-    store("corpus", facts)
+    sizes = {"train": len(corpus.train_ids), "val": len(corpus.val_ids)}
+    store("corpus", {"name": "tinyshakespeare", "sha256": corpus.sha256, **sizes})
     for name, recipe, seed in missing(only):
         print(f"\n{name}", flush=True)
         whole = not name.startswith("ablation/")

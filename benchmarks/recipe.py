@@ -32,6 +32,7 @@ class Recipe:
 
     hidden_size: int = 512
     num_layers: int = 2
+    text_share: float = 1.0  # of the training text, its end
     epochs: float = 20.0
     batch_size: int = 32
     sequence_length: int = 128
@@ -70,14 +71,16 @@ class Learner(nn.Module):
         H, L, V = recipe.hidden_size, recipe.num_layers, len(vocab)
         self.recipe, self.net = recipe, hlstm.DeepRNN(vocab, H, L)
         hlstm.set_forget_bias_(self.net.lstm, recipe.forget_bias)
-        if recipe.column_bound:
-            nn.init.uniform_(
-                self.net.lstm.weight_ih_l0, -recipe.column_bound, recipe.column_bound
-            )
+        columns, bound = (
+            self.net.lstm.get_parameter("weight_ih_l0"),
+            recipe.column_bound,
+        )
+        if bound:
+            nn.init.uniform_(columns, -bound, bound)
         if recipe.tied:
             # With the head's rows as embeddings E, the columns to gather are P Eᵀ.
-            self.projection = nn.Parameter(self.net.lstm.weight_hh_l0.detach().clone())
-            self.net.lstm.weight_ih_l0.requires_grad_(False)
+            self.projection = nn.Parameter(torch.empty(4 * H, H).uniform_(-1, 1))
+            columns.requires_grad_(False)
         # Layers without weights of their own. The first has a column more, of zeros,
         # which stands for a character that was dropped.
         new: dict[str, Any] = {"batch_first": True, "device": "meta"}
@@ -99,8 +102,8 @@ class Learner(nn.Module):
     def plain(self) -> hlstm.DeepRNN:
         """Return the network, with nothing left of the recipe."""
         if self.recipe.tied:
-            columns = self.projection @ self.net.head.weight.T
-            self.net.lstm.weight_ih_l0.copy_(columns)
+            columns = self.net.lstm.get_parameter("weight_ih_l0")
+            columns.copy_(self.projection @ self.net.head.weight.T)
         return self.net
 
 
@@ -355,6 +358,7 @@ def train(
     recipe, seed = run.learner.recipe, run.seed
     if path is not None and path.exists():
         load_run(run, path)
+    train_ids = train_ids[-round(recipe.text_share * len(train_ids)) :]
     each = len(epoch_windows(train_ids, recipe, seed, 0))
     steps, saved = round(each * recipe.epochs), time.perf_counter()
     due = {round(steps * k / evaluations) for k in range(1, evaluations + 1)}
