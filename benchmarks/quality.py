@@ -277,8 +277,8 @@ def ensemble(corpus: Corpus) -> dict[str, Any]:
 def dynamic_loss(net: hlstm.DeepRNN, ids: Tensor, rate: float, length: int) -> float:
     """Streaming loss of a network that learns from what it has read.
 
-    After each window, and only after it has been predicted, one step of SGD. After
-    Mikolov et al. (2010) and Krause et al. (2018), without their decay.
+    After each window, and only after it has been predicted, one step of SGD, clipped.
+    After Krause et al. (2018), without their decay towards the first weights.
     """
     net, state, total = copy.deepcopy(net), None, 0.0
     optimizer = torch.optim.SGD(net.parameters(), rate)

@@ -171,7 +171,7 @@ def compress(net: DeepRNN, text: str, streams: int = 1) -> bytes:
     Returns
     -------
     bytes
-        16 bytes of header, and the code.
+        16 bytes of header, the code, and 4 bytes of checksum.
 
     Raises
     ------
@@ -188,7 +188,8 @@ def compress(net: DeepRNN, text: str, streams: int = 1) -> bytes:
 
     walk(net, len(known), streams, put)
     crc = zlib.crc32(text.encode("utf-8", "surrogatepass"))
-    return HEADER.pack(len(known), streams, crc) + encoder.finish()
+    body = HEADER.pack(len(known), streams, crc) + encoder.finish()
+    return body + zlib.crc32(body).to_bytes(4)
 
 
 def decompress(net: DeepRNN, data: bytes) -> str:
@@ -210,17 +211,18 @@ def decompress(net: DeepRNN, data: bytes) -> str:
     Raises
     ------
     ValueError
-        If `data` is too short, or what comes out is not the text that went in.
+        If `data` is damaged, or what comes out is not the text that went in.
     """
-    if len(data) < HEADER.size:
-        raise ValueError(f"{len(data)} bytes cannot hold a header of {HEADER.size}")
-    count, streams, crc = HEADER.unpack_from(data)
-    decoder = ArithmeticDecoder(data[HEADER.size :])
+    body, check = data[:-4], data[-4:]
+    if len(body) < HEADER.size or zlib.crc32(body).to_bytes(4) != check:
+        raise ValueError(f"these {len(data)} bytes are damaged, or not from compress")
+    count, streams, crc = HEADER.unpack_from(body)
+    decoder = ArithmeticDecoder(body[HEADER.size :])
     ids = walk(net, count, streams, lambda place, table: decoder.take(table))
     text = net.vocab.decode(ids)
     if zlib.crc32(text.encode("utf-8", "surrogatepass")) != crc:
         raise ValueError(
-            "the text that came out is not the one that went in: the bytes are damaged, "
-            "or were written with another network, machine or number of threads"
+            "the text that came out is not the one that went in: it was written with "
+            "another network, on another machine, or with another number of threads"
         )
     return text
