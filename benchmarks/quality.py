@@ -15,7 +15,6 @@ import gzip
 import hashlib
 import json
 import lzma
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -390,8 +389,8 @@ def attempt(name: str, recipe: Recipe, seed: int = 0, threads: int = CORES) -> N
 
 
 def spread(values: list[float]) -> str:
-    """Mean and sample standard deviation."""
-    return f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else math.nan:.4f}"
+    """Mean and, of several values, sample standard deviation."""
+    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if values[1:] else "")
 
 
 def print_tables(results: dict[str, Any]) -> None:
