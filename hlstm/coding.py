@@ -58,7 +58,7 @@ FULL, HALF, QUARTER = 2**32, 2**31, 2**30
 
 
 class ArithmeticEncoder:
-    """Write symbols as digits of one binary fraction; equation (15.3) in 32 bits."""
+    """Write symbols as digits of one binary fraction; equation (15.4) in 32 bits."""
 
     def __init__(self) -> None:
         self.low, self.high, self.pending = 0, FULL, 0
@@ -157,7 +157,7 @@ HEADER = struct.Struct(">QII")  # characters, streams, CRC-32 of the text
 
 
 def compress(net: DeepRNN, text: str, streams: int = 1) -> bytes:
-    """Write a text in about as many bytes as equation (15.2) gives.
+    """Write a text in about as many bytes as equation (15.3) gives.
 
     Parameters
     ----------
