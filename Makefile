@@ -68,7 +68,7 @@ wheel: $(installed) ## build the package into dist/
 
 weights: $(installed) ## train the network that comes with the package, in ten to twenty minutes
 	@$(python) -m book.exports
-	@$(python) benchmarks/weights.py
+	@$(python) -m benchmarks.weights
 
 quality: $(installed) ## measure what hlstm/results/quality.json lacks, and print its tables
 	@$(python) -m book.exports

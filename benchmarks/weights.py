@@ -6,17 +6,14 @@ other measured results, `hlstm/results/weights.json`.
 
 import hashlib
 import json
-import os
-import platform
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import hlstm
+from benchmarks.provenance import provenance
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "hlstm" / "weights" / "shakespeare.safetensors"
@@ -59,14 +56,7 @@ def main() -> None:
         "val_loss_saved": round(hlstm.evaluate(saved, val_ids), 4),
         "unit": "nats per character, 32 contiguous streams over the last 10 % of the text",
         "seconds": round(history.seconds),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "hlstm": hlstm.__version__,
-        },
-        "date": time.strftime("%Y-%m-%d"),
+        **provenance(),
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
