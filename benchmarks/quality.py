@@ -44,9 +44,8 @@ HEADLINE = Recipe(
     sequence_length=128,
     learning_rate=2e-3,
     warmup_steps=200,
-    weight_decay=0.05,
+    weight_decay=0.1,
     precision="bfloat16",
-    dropout_input=0.05,
     dropout_between=0.5,
     dropout_output=0.5,
     weight_drop=0.3,
@@ -103,7 +102,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "averaged weights": {"ema": 0.998},
     "label smoothing": {"label_smoothing": 0.05},
     "no weight decay": {"weight_decay": 0.0},
-    "weight decay 0.1": {"weight_decay": 0.1},
+    "ten times the weight decay": {"weight_decay": 0.1},
     "float32": {"precision": "float32"},
 }
 
