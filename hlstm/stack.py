@@ -166,8 +166,6 @@ def refuse_options(hidden_size: int, bidirectional: bool, proj_size: int) -> Non
 class LSTMParameters(nn.Module):
     """Hold the parameters of an LSTM stack under PyTorch's names."""
 
-    mode, bidirectional, proj_size = "LSTM", False, 0
-
     def __init__(
         self,
         input_size: int,
@@ -198,6 +196,12 @@ class LSTMParameters(nn.Module):
         bound = 1 / math.sqrt(self.hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
+
+# %% ../chapters/06_stack.ipynb #1d094308
+class DropInParameters(LSTMParameters):
+    """Answer programs that were written for `torch.nn.LSTM`."""
+
+    mode, bidirectional, proj_size = "LSTM", False, 0
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
@@ -304,8 +308,33 @@ def run_layers(
     return output, (torch.stack(h_n), torch.stack(c_n))
 
 # %% ../chapters/06_stack.ipynb #2a1b3882
-class OneHotLSTM(LSTMParameters):
-    """Run the stack, and read characters."""
+class LayeredLSTM(DropInParameters):
+    """Run the stack from the first layer's pre-activations."""
+
+    def _run(self, a_in: Tensor, hx: State | None) -> tuple[Tensor, State]:
+        """Run all layers from the first one's a_in, in the layout of the input."""
+        batched = a_in.dim() == 3
+        swap = batched and self.batch_first
+        a_in = a_in if batched else a_in.unsqueeze(1)
+        a_in = a_in.transpose(0, 1) if swap else a_in
+        shape = (self.num_layers, a_in.shape[1], self.hidden_size)
+        state = prepare_state(hx, a_in, shape, batched)
+        layers = [layer_weights(self, k) for k in range(self.num_layers)]
+        output, (h, c) = run_layers(a_in, state, layers, self._between)
+        if not batched:
+            return output.squeeze(1), (h.squeeze(1), c.squeeze(1))
+        return output.transpose(0, 1) if swap else output, (h, c)
+
+    def _between(self, output: Tensor) -> Tensor:
+        """Drop activations on the way to the next layer, while training."""
+        from hlstm.dropout import drop_and_scale  # chapter 7
+
+        dropping = self.training and self.dropout > 0
+        return drop_and_scale(output, self.dropout) if dropping else output
+
+# %% ../chapters/06_stack.ipynb #3b7a6e8d
+class OneHotLSTM(LayeredLSTM):
+    """Read characters."""
 
     def forward_one_hot(
         self, ids: Tensor, hx: State | None = None
@@ -329,27 +358,6 @@ class OneHotLSTM(LSTMParameters):
         """
         weight_ih, _, bias = layer_weights(self, 0)
         return self._run(pick_columns(ids, weight_ih, bias), hx)
-
-    def _run(self, a_in: Tensor, hx: State | None) -> tuple[Tensor, State]:
-        """Run all layers from the first one's a_in, in the layout of the input."""
-        batched = a_in.dim() == 3
-        swap = batched and self.batch_first
-        a_in = a_in if batched else a_in.unsqueeze(1)
-        a_in = a_in.transpose(0, 1) if swap else a_in
-        shape = (self.num_layers, a_in.shape[1], self.hidden_size)
-        state = prepare_state(hx, a_in, shape, batched)
-        layers = [layer_weights(self, k) for k in range(self.num_layers)]
-        output, (h, c) = run_layers(a_in, state, layers, self._between)
-        if not batched:
-            return output.squeeze(1), (h.squeeze(1), c.squeeze(1))
-        return output.transpose(0, 1) if swap else output, (h, c)
-
-    def _between(self, output: Tensor) -> Tensor:
-        """Drop activations on the way to the next layer, while training."""
-        from hlstm.dropout import drop_and_scale  # chapter 7
-
-        dropping = self.training and self.dropout > 0
-        return drop_and_scale(output, self.dropout) if dropping else output
 
 # %% ../chapters/06_stack.ipynb #0c142e0e
 class PackedLSTM(OneHotLSTM):
@@ -400,8 +408,21 @@ def check_input(input: Tensor, weight_ih: Tensor) -> None:
 # %% ../chapters/06_stack.ipynb #6f09ea06
 Sequences = TypeVar("Sequences", Tensor, PackedSequence)
 
+
+class SequenceLSTM(PackedLSTM):
+    """Read vectors, in tensors or packed."""
+
+    def _read(self, input: Sequences, hx: State | None) -> tuple[Sequences, State]:
+        """Check the input, and run all layers; equation (6.2)."""
+        weight_ih, _, bias = layer_weights(self, 0)
+        if isinstance(input, PackedSequence):
+            check_input(input.data, weight_ih)
+            return self._run_packed(F.linear(input.data, weight_ih, bias), input, hx)
+        check_input(input, weight_ih)
+        return self._run(F.linear(input, weight_ih, bias), hx)
+
 # %% ../chapters/06_stack.ipynb #cf5023be
-class LSTM(PackedLSTM):
+class LSTM(SequenceLSTM):
     """Layers of LSTM cells over time, a drop-in for a unidirectional `torch.nn.LSTM`.
 
     Parameters
@@ -410,22 +431,13 @@ class LSTM(PackedLSTM):
         I, H and L: lengths of an input vector and of a hidden state, number of layers.
     bias, batch_first
         Whether layers have biases; whether sequences are (B, T, ·), not (T, B, ·).
-    dropout
-        Probability to drop an activation between two layers while training.
-    bidirectional, proj_size
-        False and 0; other values raise NotImplementedError.
-    device, dtype
-        Where and how the parameters are stored, under PyTorch's names and shapes.
+    dropout, device, dtype
+        Probability to drop a value between layers; where and how to keep parameters.
 
     Raises
     ------
-    ValueError, TypeError
-        As PyTorch: a size is below 1, `dropout` is outside [0, 1], or a type is wrong.
-
-    Notes
-    -----
-    `torch.onnx.export` and `torch.compile` unroll the loop over time: T is that of the
-    example. For any T, export an `LSTMCell` and loop around it.
+    ValueError, TypeError, NotImplementedError
+        As PyTorch; `bidirectional` or `proj_size` is given.
     """
 
     def forward(
@@ -435,30 +447,20 @@ class LSTM(PackedLSTM):
 
         Parameters
         ----------
-        input
-            (T, B, I), or (B, T, I) with `batch_first`, or (T, I) without a batch, or
-            a packed sequence.
-        hx
-            (h, c) before the first step, each (L, B, H), or (L, H); zeros if None.
+        input, hx
+            (T, B, I), (B, T, I), (T, I) or packed; (h, c), (L, B, H) or (L, H) each.
 
         Returns
         -------
         output, (h_n, c_n)
-            The last layer's hidden states, as `input` with H in place of I; the state
-            after the last step of each sequence, as `hx`.
+            The last layer's h, as `input`; the state after the last step, as `hx`.
 
         Raises
         ------
         ValueError, RuntimeError, TypeError
-            As PyTorch: `input` or a state has a wrong shape, dtype or device, T is 0,
-            or `hx` is not two tensors.
+            As PyTorch: a shape, dtype or device is wrong, or T is 0.
         """
-        weight_ih, _, bias = layer_weights(self, 0)
-        if isinstance(input, PackedSequence):
-            check_input(input.data, weight_ih)
-            return self._run_packed(F.linear(input.data, weight_ih, bias), input, hx)
-        check_input(input, weight_ih)
-        return self._run(F.linear(input, weight_ih, bias), hx)
+        return self._read(input, hx)
 
 # %% ../chapters/06_stack.ipynb #3ca9a457
 def check_ids(ids: Tensor) -> None:
@@ -469,8 +471,8 @@ def check_ids(ids: Tensor) -> None:
         )
 
 # %% ../chapters/06_stack.ipynb #752ce1e9
-class CharacterNetwork(nn.Module):
-    """One-hot characters → `LSTM` stack → linear head → logits over the vocabulary."""
+class CharacterLayers(nn.Module):
+    """Hold the parts of a network that reads characters."""
 
     def __init__(
         self,
@@ -489,6 +491,10 @@ class CharacterNetwork(nn.Module):
         self.dropout = InvertedDropout(dropout)
         set_forget_bias_(self.lstm, 1.0)
         self.head = nn.Linear(hidden_size, V)
+
+# %% ../chapters/06_stack.ipynb #70c89550
+class CharacterNetwork(CharacterLayers):
+    """One-hot characters → `LSTM` stack → linear head → logits over the vocabulary."""
 
     def forward(self, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Predict each next character; equation (6.5).
@@ -516,8 +522,6 @@ class CharacterNetwork(nn.Module):
 # %% ../chapters/06_stack.ipynb #ae1a3ccc
 class DeepRNN(CharacterNetwork):
     """A deep recurrent network that reads characters and predicts the next one.
-
-    One-hot characters → `LSTM` stack → linear head → logits over the vocabulary.
 
     Parameters
     ----------
