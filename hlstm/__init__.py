@@ -87,8 +87,11 @@ if TYPE_CHECKING:
         save_int8,
         load_int8,
     )
+    from .engine import (
+        run_layer,
+    )
 
-_MODULES = ('text', 'gates', 'cell', 'backward', 'stack', 'dropout', 'clipping', 'training', 'checkpoint', 'resume', 'sampling', 'quantise', 'cli')
+_MODULES = ('text', 'gates', 'cell', 'backward', 'stack', 'dropout', 'clipping', 'training', 'checkpoint', 'resume', 'sampling', 'quantise', 'engine', 'cli')
 _HOMES = {
     "read_plays": "text",
     "clean_play": "text",
@@ -147,6 +150,7 @@ _HOMES = {
     "dequantise_rows": "quantise",
     "save_int8": "quantise",
     "load_int8": "quantise",
+    "run_layer": "engine",
 }
 __all__ = [
     "read_plays",
@@ -206,6 +210,7 @@ __all__ = [
     "dequantise_rows",
     "save_int8",
     "load_int8",
+    "run_layer",
 ]
 
 if not TYPE_CHECKING:
