@@ -981,7 +981,8 @@ def can_fuse(h: Tensor) -> bool:
 
 def pick_engine(engine: str, inputs: Tensor, h: Tensor, weight: Tensor) -> str:
     """Choose the engine for a window: (T, B) ids or (T, B, I) vectors."""
-    if engine == "reference" or not is_plain(inputs, h, weight):
+    whole = inputs.numel() > 0 and len(h) > 0 and inputs.device == h.device
+    if engine == "reference" or not whole or not is_plain(inputs, h, weight):
         return "reference"
     if engine == "fused" and (h.device.type != "cpu" or h.dtype not in MATH):
         raise RuntimeError(
@@ -1068,6 +1069,7 @@ class Stepper:
 
     def __init__(self, net: DeepRNN, state: State) -> None:
         self.net, lstm = net, net.lstm
+        self.weights = list(net.parameters())
         self.dtype = next(net.parameters()).dtype
         self.dtype = self.dtype if self.dtype in MATH else torch.float32
         math, H = MATH[self.dtype], lstm.hidden_size
@@ -1082,7 +1084,7 @@ class Stepper:
         self.room = torch.empty(B, 4 * wide, dtype=math)
         self.logits = torch.empty(B, columns, dtype=math)
         self.sizes = L, B, wide, columns
-        self.versions: list[int] = []
+        self.versions: list[tuple[int, int]] = []
 
     def pack(self) -> None:
         """Copy the weights into the order in which a step reads them."""
@@ -1106,7 +1108,7 @@ class Stepper:
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Read one character of each stream, and score the next ones."""
-        versions = [p._version for p in self.net.parameters()]
+        versions = [(p._version, p.data_ptr()) for p in self.weights]
         if versions != self.versions:
             with torch.no_grad():
                 self.pack()

@@ -218,13 +218,19 @@ def _draws(
     device = next(net.parameters()).device
 
     def draw(ids: Tensor) -> Iterator[Tensor]:
-        state = None
+        from hlstm.engine import Stepper, can_step  # chapter 12
+
+        state = step = None
         for _ in range(length):
-            # Between two characters the network is in its owner's mode.
-            with torch.no_grad(), evaluating(net):
-                logits, state = net(ids.to(device), state)
-            last = logits[:, -1].cpu()
-            last = last.to(torch.promote_types(last.dtype, torch.float32))
+            if step is not None:
+                last = step(ids[:, 0])
+            else:
+                # Between two characters the network is in its owner's mode.
+                with torch.no_grad(), evaluating(net):
+                    logits, state = net(ids.to(device), state)
+                last = logits[:, -1].cpu()
+                last = last.to(torch.promote_types(last.dtype, torch.float32))
+                step = Stepper(net, state) if can_step(net) else None
             p = next_character(last, temperature, top_k, top_p)
             ids = torch.multinomial(p, 1, generator=generator)
             yield ids
