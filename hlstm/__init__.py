@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from .sampling import (
         entropy,
         boltzmann,
+        draw,
         keep_top_k,
         keep_top_p,
         next_character,
@@ -138,6 +139,7 @@ _HOMES = {
     "TrainingInterrupted": "resume",
     "entropy": "sampling",
     "boltzmann": "sampling",
+    "draw": "sampling",
     "keep_top_k": "sampling",
     "keep_top_p": "sampling",
     "next_character": "sampling",
@@ -198,6 +200,7 @@ __all__ = [
     "TrainingInterrupted",
     "entropy",
     "boltzmann",
+    "draw",
     "keep_top_k",
     "keep_top_p",
     "next_character",

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .cell import State
+from .sampling import next_character
 from hlstm.stack import (
     DeepRNN,
     Layer,
@@ -508,7 +510,7 @@ template <class S> void scatter(const Scatter<S>& f) {
   void linear_##name(Linear<S>* f) { linear(*f); }             \
   void outer_##name(Outer<S>* f) { outer(*f); }                \
   void scatter_##name(Scatter<S>* f) { scatter(*f); }          \
-  void step_##name(Step<S>* f) { step(*f); }                   \
+  void write_##name(Write<S>* f) { write(*f); }                \
   void pack_##name(Packing<S>* f) { pack_all(*f); }
 extern "C" {
 EXPORT(float, float32)
@@ -589,6 +591,65 @@ template <class S> void pack_all(const Packing<S>& f) {
 }
 """
 
+# %% ../chapters/12_speed.ipynb #e9b2c6d4
+DRAW = r"""
+#include <numeric>
+#include <vector>
+// One symbol from logits z, or -1 if the largest is not finite; k = 0 keeps all.
+template <class M>
+Size draw(const M* z, Size V, Size k, double tau, double top_p, double u) {
+  double most = *std::max_element(z, z + V), total = 0, before = 0, sum = 0;
+  if (!std::isfinite(most) || std::any_of(z, z + V, [](M x) { return x != x; })) return -1;
+  std::vector<double> p(V);
+  for (Size i = 0; i < V; i++)
+    p[i] = tau > 0 ? std::exp((z[i] - most) / tau) : double(z[i] == most);
+  if (k > 0 || top_p < 1) {
+    std::vector<Size> order(V);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [z](Size a, Size b) { return z[a] > z[b]; });
+    for (Size i = k > 0 ? k : V; i < V; i++) p[order[i]] = 0;
+    for (double x : p) total += x;
+    for (Size i : order) {
+      double mine = p[i] / total;
+      if (before >= top_p && top_p < 1) p[i] = 0;
+      before += mine;
+    }
+  }
+  total = 0;
+  for (double x : p) total += x;
+  for (double& x : p) sum += x = M(x / total);   // rounded as chapter 10 does
+  for (Size i = 0; i < V; i++)
+    if ((before = i ? before + p[i] : p[0]) > u * sum) return i;
+  return V - 1;
+}
+"""
+
+# %% ../chapters/12_speed.ipynb #f0a3b7e5
+WRITE = r"""
+template <class S> struct Write {
+  Step<S> net;
+  Size n, symbols, k;
+  const double* how;            // temperature, top_p
+  const double* u;              // (n, B), where the darts fall
+  Size* ids;                    // (n + 1, B), the first filled in, the others -1
+};
+template <class S> void write(Write<S>& f) {
+  const Size B = f.net.B;
+  for (Size t = 0; t < f.n; t++) {
+    f.net.ids = f.ids + t * B;
+    step(f.net);
+    bool drawn = true;
+    for (Size b = 0; b < B; b++) {
+      Size& to = f.ids[(t + 1) * B + b];
+      const auto* z = f.net.logits + b * f.net.V;
+      to = draw(z, f.symbols, f.k, f.how[0], f.how[1], f.u[t * B + b]);
+      drawn = drawn && to >= 0;
+    }
+    if (!drawn) return;
+  }
+}
+"""
+
 # %% ../chapters/12_speed.ipynb #2170df3e
 SOURCE = "".join(
     (VECTORS, NUMBERS, PRODUCT, ACTIVATIONS, PACKING, SHARING, FORWARD, FORWARD_LOOP)
@@ -602,7 +663,7 @@ SOURCE = "".join(
         STEP,
         STEP_LOOP,
     )
-    + (EXPORTS,)
+    + (DRAW, WRITE, EXPORTS)
 )
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 # The first that the compiler takes; some know no -march, some no OpenMP.
@@ -795,7 +856,7 @@ class FusedLayer(torch.autograd.Function):
             )
             ctx.dtype = dtype
             ctx.set_materialize_grads(False)
-        return h_all[1:], h_all[-1], c_all[-1].to(dtype)
+        return h_all[1:], h_all[-1].clone(), c_all[-1].to(dtype, copy=True)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -1060,11 +1121,11 @@ def pack_columns(weight: Tensor, gates: bool, dtype: torch.dtype) -> Tensor:
     return out
 
 # %% ../chapters/12_speed.ipynb #9bbb8ee0
-class Stepper:
-    """A network on a CPU that reads one character of each of B streams a call.
+class Writer:
+    """A network on a CPU that writes on in B streams, from a state (h, c), each (L, B, H).
 
-    Its weights are packed once, and again when they have changed. It takes `state`, (h, c),
-    each (L, B, H), and each call the ids (B,), and returns the logits (B, V).
+    Its weights are packed once, and again when they have changed. `logits` (B, V) are
+    those of the last character that was read.
     """
 
     def __init__(self, net: DeepRNN, state: State) -> None:
@@ -1082,7 +1143,8 @@ class Stepper:
         self.V = len(net.vocab)
         columns = -(-self.V // TILE) * TILE
         self.room = torch.empty(B, 4 * wide, dtype=math)
-        self.logits = torch.empty(B, columns, dtype=math)
+        self.scores = torch.zeros(B, columns, dtype=math)
+        self.logits = self.scores[:, : self.V]
         self.sizes = L, B, wide, columns
         self.versions: list[tuple[int, int]] = []
 
@@ -1106,24 +1168,46 @@ class Stepper:
         self.head = pack_columns(F.pad(self.net.head.weight, pad), False, dtype)
         self.head_bias = F.pad(self.net.head.bias, (0, columns - self.V)).to(math)
 
-    def __call__(self, ids: Tensor) -> Tensor:
-        """Read one character of each stream, and score the next ones."""
+    def write(
+        self,
+        ids: Tensor,
+        u: Tensor,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Tensor:
+        """Read ids (B,), draw, and read what was drawn, one time for each row of u (n, B).
+
+        Returns the drawn ids (n, B). From a step on whose logits are not finite they are
+        -1. The darts u are uniform in [0, 1), float64; the other arguments are those of
+        `hlstm.sampling.next_character`.
+        """
         versions = [(p._version, p.data_ptr()) for p in self.weights]
         if versions != self.versions:
             with torch.no_grad():
                 self.pack()
             self.versions = versions
-        threads = torch.get_num_threads() if len(ids) > 1 else 1
-        call(
-            "step", self.dtype, threads, *self.sizes, ids.contiguous(), self.table, self.bias,
-            self.recurrent, self.inward, self.head, self.head_bias, self.h, self.c, self.room,
-            self.logits,
-        )  # fmt: skip
-        return self.logits[:, : self.V]
+        n, B = u.shape
+        out = torch.full((n + 1, B), -1)
+        out[0] = ids
+        how = torch.tensor([temperature, 1.0 if top_p is None else top_p]).double()
+        threads = torch.get_num_threads() if B > 1 else 1
+        scored = self.head, self.head_bias, self.h, self.c, self.room, self.scores
+        net = (
+            threads,
+            *self.sizes,
+            None,
+            self.table,
+            self.bias,
+            self.recurrent,
+            self.inward,
+        )
+        call("write", self.dtype, *net, *scored, n, self.V, top_k or 0, how, u, out)
+        return out[1:]
 
 
-def can_step(net: torch.nn.Module) -> bool:
-    """Tell whether `Stepper` computes what calling `net` computes."""
+def can_step(net: DeepRNN) -> bool:
+    """Tell whether `Writer` computes what calling `net` computes."""
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
     return (
         type(net) is DeepRNN
@@ -1134,3 +1218,38 @@ def can_step(net: torch.nn.Module) -> bool:
         and next(net.parameters()).device.type == "cpu"
         and library() is not None
     )
+
+# %% ../chapters/12_speed.ipynb #a7c5e2f8
+BLOCK = 64  # characters that are written ahead of the one who reads them
+
+
+def write_on(
+    net: DeepRNN,
+    state: State,
+    ids: Tensor,
+    length: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator,
+) -> Iterator[Tensor] | None:
+    """Write `length` characters after ids (B, 1) in compiled code, or None if it cannot.
+
+    The iterator yields each draw, (B, 1): those of chapter 10's loop.
+    """
+    if not can_step(net):
+        return None
+    writer = Writer(net, state)
+
+    def written(ids: Tensor, left: int) -> Iterator[Tensor]:
+        while left:
+            shape = min(left, BLOCK), len(ids)
+            u = torch.rand(shape, generator=generator, dtype=torch.float64)
+            drawn = writer.write(ids[:, 0], u, float(temperature), top_k, top_p)
+            for ids in drawn.unsqueeze(-1):
+                if (ids < 0).any():
+                    next_character(writer.logits, temperature)  # raises
+                yield ids
+            left -= shape[0]
+
+    return written(ids, length)
