@@ -759,6 +759,17 @@ def scratch(name: str, size: int, dtype: torch.dtype) -> Tensor:
     return room
 
 # %% ../chapters/12_speed.ipynb #12911126
+def share_memory(steps: Tensor, first: int) -> Tensor:
+    """Return the steps from `first` on, of all that lie in the memory of `steps`.
+
+    To autograd this is no view: unlike a view it may be written to.
+    """
+    _, B, H = steps.shape
+    store = steps.untyped_storage()
+    T = store.nbytes() // (B * H * steps.element_size()) - first
+    return steps.new_empty(0).set_(store, first * B * H, (T, B, H), (B * H, H, 1))
+
+
 def own_copy(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Return a weight in `dtype`, row after row in memory, or None."""
     return None if weight is None else weight.to(dtype).contiguous()
@@ -850,13 +861,14 @@ class FusedLayer(torch.autograd.Function):
         own_ih, own_hh = own_copy(weight_ih, dtype), weight_hh.to(dtype).contiguous()
         start = table.to(MATH[dtype]).contiguous()
         h_all, c_all, gates = fused_forward(inputs, start, own_ih, own_hh, h, c, keep)
+        out = share_memory(h_all, 1)
         if keep:
             ctx.save_for_backward(
-                inputs, table, weight_ih, weight_hh, h, c, h_all, c_all, gates
+                inputs, table, weight_ih, weight_hh, h, c, out, c_all, gates
             )
             ctx.dtype = dtype
             ctx.set_materialize_grads(False)
-        return h_all[1:], h_all[-1].clone(), c_all[-1].to(dtype, copy=True)
+        return out, out[-1].clone(), c_all[-1].to(dtype, copy=True)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -870,8 +882,9 @@ def fused_backward(
     ctx: Any, d_out: Tensor | None, d_h: Tensor | None, d_c: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients by inputs, table, weight_ih, weight_hh, h and c."""
-    inputs, table, weight_ih, weight_hh, h, c, h_all, c_all, gates = ctx.saved_tensors
+    inputs, table, weight_ih, weight_hh, h, c, out, c_all, gates = ctx.saved_tensors
     dtype, (T, B, rows) = ctx.dtype, gates.shape
+    h_all = share_memory(out, 0)
     H, threads, math = rows // 4, torch.get_num_threads(), MATH[ctx.dtype]
     own_ih, own_hh = own_copy(weight_ih, dtype), weight_hh.to(dtype).contiguous()
     d_h = (
@@ -1042,9 +1055,10 @@ def can_fuse(h: Tensor) -> bool:
 
 def pick_engine(engine: str, inputs: Tensor, h: Tensor, weight: Tensor) -> str:
     """Choose the engine for a window: (T, B) ids or (T, B, I) vectors."""
-    whole = inputs.numel() > 0 and len(h) > 0 and inputs.device == h.device
-    if engine == "reference" or not whole or not is_plain(inputs, h, weight):
+    if engine == "reference" or not is_plain(inputs, h, weight):
         return "reference"
+    if inputs.numel() == 0 or len(h) == 0 or inputs.device != h.device:
+        return "reference"  # which has the right words for what is wrong
     if engine == "fused" and (h.device.type != "cpu" or h.dtype not in MATH):
         raise RuntimeError(
             f"the fused engine computes float32, float64 and bfloat16 on a CPU, and got "
