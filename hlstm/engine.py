@@ -176,6 +176,13 @@ template <class S> void pack(
     Matrix<S> m, Size first, Size jump, Size columns, Size K, Unit<S>* out) {
   constexpr int N = Lanes<Math<S>>::N;
   Size units = (K + PER<S> - 1) / PER<S>;
+  if (m.across == 1 && K % PER<S> == 0 && first + 3 * jump + N <= columns) {
+    for (Size k = 0; k < units; k++)    // rows that lie in one piece
+      for (int j = 0; j < 4; j++)
+        for (int l = 0; l < N; l++)
+          out[(k * 4 + j) * N + l] = unit<S>({m.at, m.down, 1}, k, first + j * jump + l, K);
+    return;
+  }
   for (Size k0 = 0; k0 < units; k0 += 16)
     for (int j = 0; j < 4; j++)
       for (int l = 0; l < N; l++) {
@@ -468,9 +475,11 @@ template <class S> void outer(const Outer<S>& f) {
         pack<S>({f.b + k0 * f.N, f.N, 1}, n * 4 * N, N, f.N, K, f.packed_b + n * size);
       Matrix<S> a{f.a + k0 * f.M, f.M, 1};
       in_blocks(mine.first, mine.last, [&](Size m, Size end) {
-        Unit<S>* to = f.packed_a + m * DEPTH;
-        for (Size k = 0; k < units; k++)
-          for (Size r = m; r < end; r++) *to++ = unit<S>(a, k, r, K);
+        with_rows<ROWS>(end - m, [&](auto count) {
+          Unit<S>* to = f.packed_a + m * DEPTH;
+          for (Size k = 0; k < units; k++)
+            for (int r = 0; r < count.N; r++) *to++ = unit<S>(a, k, m + r, K);
+        });
       });
       for (Size n = 0; n < tiles; n++)
         in_blocks(mine.first, mine.last, [&](Size m, Size end) {
