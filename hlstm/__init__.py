@@ -80,7 +80,6 @@ if TYPE_CHECKING:
         generate_text,
     )
     from .quantise import (
-        INT8_KEY,
         Int8,
         quantise_rows,
         dequantise_rows,
@@ -141,7 +140,6 @@ _HOMES = {
     "generate_ids": "sampling",
     "stream_text": "sampling",
     "generate_text": "sampling",
-    "INT8_KEY": "quantise",
     "Int8": "quantise",
     "quantise_rows": "quantise",
     "dequantise_rows": "quantise",
@@ -200,7 +198,6 @@ __all__ = [
     "generate_ids",
     "stream_text",
     "generate_text",
-    "INT8_KEY",
     "Int8",
     "quantise_rows",
     "dequantise_rows",

@@ -211,6 +211,14 @@ def test_a_resumed_trainer_needs_no_folder(tmp_path: Path, whole: Path) -> None:
     assert resumed.history.loss != history.loss
 
 
+def test_a_subclass_resumes_as_itself(whole: Path) -> None:
+    class Mine(hlstm.Trainer):
+        pass
+
+    assert type(Mine.resume(whole, progress=False)) is Mine
+    assert type(hlstm.Trainer.resume(whole)) is hlstm.Trainer
+
+
 def test_a_run_branches_into_another_folder(tmp_path: Path, whole: Path) -> None:
     with pytest.raises(hlstm.TrainingInterrupted):
         at_step(trainer(), 7, interrupt()).fit(*texts(), folder=tmp_path / "one")
