@@ -81,7 +81,6 @@ if TYPE_CHECKING:
         generate_text,
     )
     from .quantise import (
-        INT8_KEY,
         Int8,
         quantise_rows,
         dequantise_rows,
@@ -146,7 +145,6 @@ _HOMES = {
     "generate_ids": "sampling",
     "stream_text": "sampling",
     "generate_text": "sampling",
-    "INT8_KEY": "quantise",
     "Int8": "quantise",
     "quantise_rows": "quantise",
     "dequantise_rows": "quantise",
@@ -207,7 +205,6 @@ __all__ = [
     "generate_ids",
     "stream_text",
     "generate_text",
-    "INT8_KEY",
     "Int8",
     "quantise_rows",
     "dequantise_rows",

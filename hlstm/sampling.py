@@ -9,12 +9,12 @@ __all__ = ['entropy', 'boltzmann', 'draw', 'keep_top_k', 'keep_top_p', 'next_cha
 # %% ../chapters/10_sampling.ipynb #ee77bfc7
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from numbers import Real
 
 import torch
 from torch import Tensor
 
+from .dropout import evaluating
 from .stack import DeepRNN
 
 # %% ../chapters/10_sampling.ipynb #d5391cb2
@@ -45,6 +45,18 @@ def _as_float(value: object) -> float:
     except OverflowError:
         return math.inf
 
+# %% ../chapters/10_sampling.ipynb #d172199c
+def _below_largest(logits: Tensor) -> Tensor:
+    """Return z − max z of each row in float64; refuse a row without a finite maximum."""
+    z = logits.double()
+    largest = z.amax(-1, keepdim=True)
+    if not (finite := torch.isfinite(largest)).all():
+        raise ValueError(
+            "the largest logit of each row is a finite number, and one is "
+            f"{largest[~finite][0].item()}; look for weights that are not finite"
+        )
+    return z - largest
+
 # %% ../chapters/10_sampling.ipynb #33245f16
 def boltzmann(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Turn logits into probabilities at a temperature.
@@ -74,20 +86,14 @@ def boltzmann(logits: Tensor, temperature: float = 1.0) -> Tensor:
         raise ValueError(
             f"temperature is a finite number, 0 or larger, and got {temperature!r}"
         )
-    z = logits.double()
-    largest = z.amax(-1, keepdim=True)
-    if not (finite := torch.isfinite(largest)).all():
-        raise ValueError(
-            "the largest logit of each row is a finite number, and one is "
-            f"{largest[~finite][0].item()}; look for weights that are not finite"
-        )
+    z = _below_largest(logits)
     if tau == 0:
-        ties = z == largest
+        ties = z == 0
         p = ties.double() / ties.sum(-1, keepdim=True)
     else:
         # A tensor stays one, for it may carry a gradient.
         tau = temperature if isinstance(temperature, Tensor) else tau
-        p = torch.softmax((z - largest) / tau, -1)
+        p = torch.softmax(z / tau, -1)
     return p.to(torch.result_type(logits, 1.0))
 
 # %% ../chapters/10_sampling.ipynb #8e40c1d7
@@ -206,19 +212,6 @@ def next_character(
     if top_p is not None:
         probabilities = boltzmann(keep_top_p(probabilities.log(), top_p))
     return probabilities
-
-# %% ../chapters/10_sampling.ipynb #1710dd10
-@contextmanager
-def evaluating(net: torch.nn.Module) -> Iterator[None]:
-    """Put `net` into evaluation mode, and afterwards each module back into its own."""
-    training = [module for module in net.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 # %% ../chapters/10_sampling.ipynb #2155bf8d
 def _draws(

@@ -534,6 +534,23 @@ def check_ids(ids: Tensor) -> None:
             f"ids is (B, T) int64, and got shape {tuple(ids.shape)}, {ids.dtype}"
         )
 
+# %% ../chapters/06_stack.ipynb #a345f537
+def check_memory(vocab: Vocabulary, hidden_size: int, num_layers: int) -> None:
+    """Refuse a network whose parameters the memory of this machine cannot hold."""
+    new = torch.empty(0)  # as the parameters will be
+    if new.device.type != "cpu" or not hasattr(os, "sysconf"):
+        return  # another device; Windows
+    V, H = len(vocab), hidden_size
+    size = 4 * H * (V + H + 2) + (num_layers - 1) * 4 * H * (2 * H + 2) + V * (H + 1)
+    needed = size * new.element_size()
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise ValueError(
+            f"hidden_size={H} and num_layers={num_layers} with {V} symbols need "
+            f"{needed:,} bytes for the parameters alone, and this machine has "
+            f"{memory:,} bytes of memory: make one of the sizes smaller"
+        )
+
 # %% ../chapters/06_stack.ipynb #752ce1e9
 class CharacterLayers(nn.Module):
     """Hold the parts of a network that reads characters."""
@@ -552,6 +569,8 @@ class CharacterLayers(nn.Module):
         V = len(vocab)
         self.vocab = vocab
         between = dropout if num_layers > 1 else 0.0
+        check_arguments(V, hidden_size, num_layers, True, True, between)
+        check_memory(vocab, hidden_size, num_layers)
         self.lstm = LSTM(
             V,
             hidden_size,
@@ -595,6 +614,8 @@ class CharacterNetwork(CharacterLayers):
 class DeepRNN(CharacterNetwork):
     """A deep recurrent network that reads characters and predicts the next one.
 
+    Its parts are `lstm`, the stack with forget biases of 1, `dropout`, and `head`, linear.
+
     Parameters
     ----------
     vocab
@@ -606,11 +627,10 @@ class DeepRNN(CharacterNetwork):
     engine
         Who computes the stack; see `LSTM`.
 
-    Attributes
-    ----------
-    lstm, dropout, head
-        The stack, with forget biases set to 1; what drops its output while training;
-        and the linear map from H to V.
+    Raises
+    ------
+    ValueError, TypeError
+        As `LSTM`; if the parameters need more memory than this machine has.
     """
 
     def generate_text(
