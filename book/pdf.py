@@ -40,6 +40,11 @@ JOIN = """async () => {
     joined.push(top, ...article.childNodes);
   }
   home.replaceChildren(...joined);
+  // Each span of code weighs in the file, and many look as the text around them.
+  const look = (e) => Object.values((({ color, fontWeight }) => [color, fontWeight])(getComputedStyle(e))).join();
+  const plain = [...document.querySelectorAll("pre span")].filter((e) => look(e) === look(e.closest("pre")));
+  for (const token of plain) token.replaceWith(...token.childNodes);
+  home.normalize();
   for (const section of document.querySelectorAll("section"))
     section.style.contentVisibility = "visible";
   await Promise.all([...document.images].map((image) => image.decode()));

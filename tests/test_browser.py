@@ -240,7 +240,7 @@ def test_code_can_be_scrolled_from_the_keyboard(opened: Opened) -> None:
 
 def test_print(opened: Opened) -> None:
     """On paper there is the text alone, and all of each line."""
-    opened.show(700, "dark")
+    opened.show(640, "dark")
     page = opened.page
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
