@@ -20,7 +20,7 @@ from book import ROOT
 from book.host import chromium_path, serve
 
 VERSION = "13.5.0"
-PAGES = ["", "chapters/03_gates.html", "chapters/09_training.html"]
+PAGES = ["", "chapters/03_gates.html", "chapters/09_training.html", "playground.html"]
 CATEGORIES = ["performance", "accessibility", "best-practices", "seo"]
 ENOUGH = 95
 TRIES = 3
@@ -28,7 +28,7 @@ FOLDER = ROOT / "_build" / "lighthouse"
 
 
 def install() -> Path:
-    """Lighthouse's command, from npm; the run is skipped where npm cannot be reached."""
+    """Lighthouse's command, from npm."""
     command = FOLDER / "node_modules" / "lighthouse" / "cli" / "index.js"
     package = command.parents[1] / "package.json"
     if (
@@ -38,7 +38,9 @@ def install() -> Path:
         return command
     npm = shutil.which("npm")
     if npm is None:
-        raise SystemExit(skip("there is no npm"))
+        raise SystemExit(
+            "Lighthouse comes from npm, and there is no npm: install Node.js"
+        )
     FOLDER.mkdir(parents=True, exist_ok=True)
     quiet = ["--no-audit", "--no-fund", "--no-save", "--loglevel=error"]
     run = subprocess.run(
@@ -47,14 +49,8 @@ def install() -> Path:
         encoding="utf-8",
     )
     if run.returncode:
-        raise SystemExit(skip(f"npm gave no Lighthouse: {run.stderr.strip()[:300]}"))
+        raise SystemExit(f"npm gave no Lighthouse: {run.stderr.strip()[:300]}")
     return command
-
-
-def skip(reason: str) -> int:
-    """Say why nothing was measured."""
-    print(f"Lighthouse skipped: {reason}")
-    return 0
 
 
 def measure(command: Path, chromium: str, address: str) -> dict[str, int]:
@@ -90,9 +86,11 @@ def main(pages: list[str]) -> int:
     with sync_playwright() as playwright:
         chromium = chromium_path() or playwright.chromium.executable_path
     if not Path(chromium).exists():
-        return skip("there is no Chromium")
+        raise SystemExit("there is no Chromium: install it, or name it in CHROMIUM")
     command, failed = install(), 0
-    print(f"{'':28}" + "".join(f"{name:>16}" for name in CATEGORIES))
+    print(
+        f"{f'Lighthouse {VERSION}':28}" + "".join(f"{name:>16}" for name in CATEGORIES)
+    )
     with serve(ROOT / "_build" / "html") as address:
         for page in pages:
             best = dict.fromkeys(CATEGORIES, 0)

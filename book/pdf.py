@@ -40,10 +40,8 @@ JOIN = """async () => {
     joined.push(top, ...article.childNodes);
   }
   home.replaceChildren(...joined);
-  // Each span of code weighs in the file, and many look as the text around them.
-  const look = (e) => Object.values((({ color, fontWeight }) => [color, fontWeight])(getComputedStyle(e))).join();
-  const plain = [...document.querySelectorAll("pre span")].filter((e) => look(e) === look(e.closest("pre")));
-  for (const token of plain) token.replaceWith(...token.childNodes);
+  // Names and brackets look as plain text does, and each span weighs in the file.
+  for (const e of home.querySelectorAll("pre :is(.n, .nn, .p, .w)")) e.replaceWith(...e.childNodes);
   home.normalize();
   for (const section of document.querySelectorAll("section"))
     section.style.contentVisibility = "visible";
