@@ -337,7 +337,11 @@ def test_search_finds_the_forget_gate(browser: Browser, address: str) -> None:
     found = page.locator("#search-results ul.search li a")
     found.first.wait_for()
     titles = found.all_inner_texts()
+    quoted = page.locator("#search-results .context")
+    quoted.first.wait_for()
+    words = " ".join(quoted.all_inner_texts())
     page.close()
+    assert "Contents" not in words and len(words) > 500, words
     assert any(re.match(r"3\. The gates", title) for title in titles), titles
 
 
