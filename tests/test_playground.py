@@ -4,6 +4,7 @@
 
 import base64
 import itertools
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page
 
 import hlstm
+from tests.conftest import skip_or_fail
 from tests.test_browser import OVERFLOW, STANDARD, address, browser, visit  # noqa: F401
 
 PAGE = "playground.html"
@@ -282,6 +284,8 @@ def test_it_writes_a_thousand_characters_a_second(
                 break
         page.click("[name=run]")
     print(f"{best} characters a second")
+    if best < 1000 and os.getloadavg()[0] > 2 * (os.cpu_count() or 1):
+        skip_or_fail(f"the machine is too busy to be timed: {best} characters a second")
     assert best >= 1000
 
 
