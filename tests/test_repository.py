@@ -24,6 +24,7 @@ from book.reader import (
     split_directives,
 )
 from book.setup_cell import CELL_ID, put, setup_source
+from tests.conftest import posix
 
 ALLOWED = {"torch", "numpy", "safetensors", "tqdm", "pooch", "tyro"} | set(
     sys.stdlib_module_names
@@ -65,6 +66,7 @@ def test_cells_are_short(notebooks: dict[str, NotebookNode]) -> None:
             assert len(cell.source.splitlines()) <= 40, f"{name} {cell.id}"
 
 
+@posix
 def test_nbdev_clean_changes_nothing(tmp_path: Path) -> None:
     shutil.copy(ROOT / "settings.ini", tmp_path)
     copy = shutil.copytree(ROOT / "chapters", tmp_path / "chapters")
