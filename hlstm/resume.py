@@ -139,7 +139,7 @@ def _restore(
     tensors: dict[str, Tensor],
     description: dict[str, Any],
     device: torch.device,
-    kind: type[Trainer],
+    kind: type[Trainer] = Trainer,
 ) -> Trainer:
     """Make the trainer of a checkpoint, of class `kind`."""
     parts: dict[str, dict[str, Tensor]] = {}
