@@ -133,7 +133,11 @@ def test_a_network_too_large_for_memory_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     vocab = hlstm.Vocabulary("abc")
-    for sizes in ({"hidden_size": 10**7}, {"hidden_size": 3, "num_layers": 10**12}):
+    all_sizes: list[dict[str, Any]] = [
+        {"hidden_size": 10**7},
+        {"hidden_size": 3, "num_layers": 10**12},
+    ]
+    for sizes in all_sizes:
         with pytest.raises(ValueError, match="bytes of memory: make one") as error:
             hlstm.DeepRNN(vocab, **sizes)
         for name, value in sizes.items():
