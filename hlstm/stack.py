@@ -493,10 +493,8 @@ class LSTM(SequenceLSTM):
         I, H and L: lengths of an input vector and of a hidden state, number of layers.
     bias, batch_first
         Whether layers have biases; whether sequences are (B, T, ·), not (T, B, ·).
-    dropout, device, dtype
-        Probability to drop a value between layers; where and how to keep parameters.
-    engine
-        Who computes; `"auto"` takes the fastest there is (chapter 12).
+    dropout, device, dtype, engine
+        Drop probability between layers; where and how parameters are kept; who computes.
 
     Raises
     ------
@@ -622,10 +620,8 @@ class DeepRNN(CharacterNetwork):
         The V symbols the network reads and writes.
     hidden_size, num_layers
         H, the width of every layer, and L, the number of layers.
-    dropout
-        Probability to drop an activation between two layers, and before the head.
-    engine
-        Who computes the stack; see `LSTM`.
+    dropout, engine
+        Probability to drop between two layers, and before the head; who computes.
 
     Raises
     ------

@@ -213,6 +213,24 @@ def test_ids_outside_the_table(name: str, lowest: int, highest: int) -> None:
         lstm.forward_one_hot(ids)
 
 
+@needs_compiler
+def test_what_auto_takes() -> None:
+    ids, vectors = torch.zeros(4, 2, dtype=torch.long), torch.zeros(4, 2, 3)
+    for dtype, taken in [
+        (torch.float32, "fused"),
+        (torch.float64, "fused"),
+        (torch.bfloat16, "fused"),
+        (torch.float16, "torch"),
+    ]:
+        h, weight = torch.zeros(2, 8, dtype=dtype), torch.zeros(32, 8, dtype=dtype)
+        for inputs in (ids, vectors):
+            assert engine.pick_engine("auto", inputs, h, weight) == taken
+            assert engine.pick_engine("torch", inputs, h, weight) == "torch"
+            assert engine.pick_engine("reference", inputs, h, weight) == "reference"
+        assert engine.pick_engine("auto", ids[:0], h, weight) == "reference"
+        assert engine.pick_engine("auto", ids.to("meta"), h, weight) == "reference"
+
+
 def test_an_engine_that_does_not_exist() -> None:
     for build in (lambda: hlstm.LSTM(3, 4, engine="fats"),):
         with pytest.raises(ValueError, match="reference, fused, torch, auto.*'fats'"):
