@@ -104,8 +104,11 @@ def test_version(said: Said) -> None:
 
 
 def declared() -> dict[str, object]:
-    """Every hyperparameter of a run, with its default, as the library has it."""
-    sizes = list(inspect.signature(hlstm.DeepRNN).parameters.values())[1:]
+    """Every hyperparameter of a run, with its default, as the library has it.
+
+    The engine is none: no result depends on who computes it.
+    """
+    _, *sizes, _ = inspect.signature(hlstm.DeepRNN).parameters.values()
     config = dataclasses.asdict(hlstm.TrainConfig())
     return {each.name: each.default for each in sizes} | config
 
