@@ -216,7 +216,7 @@ def measure_training(result: Result) -> None:
             "plain": training_task(plain, plain_step, data),
             "DeepRNN": training_task(ours, train_step, data),
         }
-        times = medians(tasks, 25)
+        times = medians(tasks, 20)
         rates = {name: round(B * T / t) for name, t in times.items()}
         ratio = times["plain"] / times["DeepRNN"]
         result["training"].append(
@@ -318,7 +318,7 @@ def measure_ladder(result: Result, names: SimpleNamespace) -> None:
     window = names.make_window(*LADDER)
     tasks: dict[str, Task] = {"nn.LSTM": partial(names.train_pytorch, window)}
     tasks |= {n: partial(names.train, rung, window) for n, rung in names.RUNGS.items()}
-    times = medians(tasks, 30)
+    times = medians(tasks, 25)
     rungs = {}
     print(f"\nThe ladder, one layer, T, B, H = {LADDER}; forward and backward, ms")
     for name, seconds in times.items():
