@@ -1,7 +1,7 @@
 # The hlstm book. Plain `make` prints the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book serve pdf lighthouse test test-library fuzz export clean-outputs lock wheel weights release-check clean check
+.PHONY: help book serve pdf lighthouse test test-library fuzz export clean-outputs lock wheel weights bench release-check clean check
 
 python := .venv/bin/python
 installed := .venv/.installed
@@ -81,6 +81,10 @@ wheel: $(installed) ## build the package into dist/
 weights: $(installed) ## train the network that comes with the package, in ten to twenty minutes
 	@$(python) -m book.exports
 	@$(python) benchmarks/weights.py
+
+bench: $(installed) ## measure the speed of the engines, in at most ten minutes on a quiet machine
+	@$(python) -m book.exports
+	@$(python) benchmarks/speed.py
 
 release-check: wheel ## check what a release publishes, in an environment of its own
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(python) -m venv "$$folder" && \

@@ -1073,11 +1073,9 @@ def pick_engine(engine: str, inputs: Tensor, h: Tensor, weight: Tensor) -> str:
             f"the fused engine computes float32, float64 and bfloat16 on a CPU, and got "
             f'{h.dtype} on {h.device}; engine="auto" takes what there is'
         )
-    if engine == "torch" or not can_fuse(h):
-        return "torch"
-    if engine == "auto" and inputs.shape[0] == 1:
-        return "torch"
-    return "fused"
+    if engine == "auto" and inputs.shape[0] == 1 and h.device.type == "cpu":
+        return "reference"  # to order the weights for one step costs more than the step
+    return "fused" if engine != "torch" and can_fuse(h) else "torch"
 
 # %% ../chapters/12_speed.ipynb #c9c9827b
 def run_layer(

@@ -228,6 +228,7 @@ def test_what_auto_takes() -> None:
             assert engine.pick_engine("torch", inputs, h, weight) == "torch"
             assert engine.pick_engine("reference", inputs, h, weight) == "reference"
         assert engine.pick_engine("auto", ids[:0], h, weight) == "reference"
+        assert engine.pick_engine("auto", ids[:1], h, weight) == "reference"
         assert engine.pick_engine("auto", ids.to("meta"), h, weight) == "reference"
 
 
