@@ -411,6 +411,10 @@ void linear_block(const Linear<S>& f, Size m, Size n, const Unit<S>* w) {
   for (int r = 0; r < R; r++)
     for (int j = 0; j < 4; j++) store(f.out + (m + r) * f.N + (n * 4 + j) * N, acc[r][j]);
 }
+"""
+
+# %% ../chapters/12_speed.ipynb #2f6a91d3
+LINEAR_LOOP = r"""
 template <class S> void linear(const Linear<S>& f) {
   constexpr int N = Lanes<Math<S>>::N;
   const Size tiles = f.N / (4 * N), size = f.K / PER<S> * 4 * N, chunk = 16 * ROWS;
@@ -586,6 +590,11 @@ template <class S> void step(const Step<S>& f) {
   for (Size k = 0; k < f.layers; k++)
     std::memcpy(f.h + 2 * k * rows, f.h + (2 * k + 1) * rows, rows * sizeof(S));
 }
+"""
+
+# %% ../chapters/12_speed.ipynb #7b20c4e8
+WHOLE = r"""
+// All tiles of a weight at once: what is packed before the first step.
 template <class S> struct Packing {
   Size K, columns, by_gates;
   Matrix<S> from;
@@ -660,20 +669,12 @@ template <class S> void write(Write<S>& f) {
 """
 
 # %% ../chapters/12_speed.ipynb #2170df3e
-SOURCE = "".join(
-    (VECTORS, NUMBERS, PRODUCT, ACTIVATIONS, PACKING, SHARING, FORWARD, FORWARD_LOOP)
-    + (
-        BACKWARD,
-        BACKWARD_STEP,
-        BACKWARD_LOOP,
-        LINEAR,
-        OUTER,
-        OUTER_LOOP,
-        STEP,
-        STEP_LOOP,
-    )
-    + (DRAW, WRITE, EXPORTS)
+PIECES = (
+    *(VECTORS, NUMBERS, PRODUCT, ACTIVATIONS, PACKING, SHARING, FORWARD, FORWARD_LOOP),
+    *(BACKWARD, BACKWARD_STEP, BACKWARD_LOOP, LINEAR, LINEAR_LOOP, OUTER, OUTER_LOOP),
+    *(STEP, STEP_LOOP, WHOLE, DRAW, WRITE, EXPORTS),
 )
+SOURCE = "".join(PIECES)
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 # The first that the compiler takes; some know no -march, some no OpenMP.
 CHOICES = (
@@ -783,7 +784,7 @@ def own_copy(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Return a weight in `dtype`, row after row in memory, or None."""
     return None if weight is None else weight.to(dtype).contiguous()
 
-
+# %% ../chapters/12_speed.ipynb #c0d1e2f4
 def fused_forward(
     inputs: Tensor | None,
     table: Tensor,
@@ -813,23 +814,9 @@ def fused_forward(
     c_all = torch.empty(T + 1 if keep else 1, B, H, dtype=table.dtype)
     gates = torch.empty(T, B, 4 * H, dtype=dtype) if keep else None
     h_all[0], c_all[0] = h, c
-    packed = scratch("packed", 4 * H * H, dtype)
-    call(
-        "forward",
-        dtype,
-        threads,
-        T,
-        B,
-        H,
-        a_in,
-        ids,
-        weight_hh,
-        packed,
-        h_all,
-        c_all,
-        gates,
-    )
-    return h_all, c_all, gates
+    packed, made = scratch("packed", 4 * H * H, dtype), (h_all, c_all, gates)
+    call("forward", dtype, threads, T, B, H, a_in, ids, weight_hh, packed, *made)
+    return made
 
 # %% ../chapters/12_speed.ipynb #9f977424
 def weight_gradient(a: Tensor, b: Tensor, rows: int, columns: int) -> Tensor:
@@ -887,63 +874,55 @@ class FusedLayer(torch.autograd.Function):
         return (*compute(ctx, *grads), None, None)
 
 # %% ../chapters/12_speed.ipynb #c39073cc
+def own_gradient(
+    given: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    """Return a copy of a gradient in `dtype`; zeros where autograd has none."""
+    if given is None:
+        return torch.zeros(shape, dtype=dtype)
+    return given.to(dtype, copy=True).contiguous()
+
+
+def input_gradients(ctx: Any, d_a: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients by inputs, table and weight_ih, from that by a."""
+    inputs, table, weight_ih, *_ = ctx.saved_tensors
+    T, B, rows = d_a.shape
+    if inputs is None:
+        return None, d_a.to(table.dtype), None
+    if weight_ih is None:
+        return None, add_rows(inputs, d_a, len(table)).to(table.dtype), None
+    n, d_x, dtype = weight_ih.shape[1], None, d_a.dtype
+    d_bias = add_rows(None, d_a, 1)[0].to(table.dtype)
+    d_ih = weight_gradient(d_a, inputs, rows, n).to(weight_ih.dtype)
+    if ctx.needs_input_grad[0]:
+        d_x, own_ih = (
+            torch.empty(T, B, n, dtype=MATH[dtype]),
+            own_copy(weight_ih, dtype),
+        )
+        packed = scratch("packed", rows * n, dtype)
+        sizes = torch.get_num_threads(), T * B, n, rows
+        call("linear", dtype, *sizes, d_a, own_ih, n, 1, None, packed, d_x)
+        d_x = d_x.to(inputs.dtype)
+    return d_x, d_bias, d_ih
+
+# %% ../chapters/12_speed.ipynb #e1f2a3b5
 def fused_backward(
     ctx: Any, d_out: Tensor | None, d_h: Tensor | None, d_c: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients by inputs, table, weight_ih, weight_hh, h and c."""
-    inputs, table, weight_ih, weight_hh, h, c, out, c_all, gates = ctx.saved_tensors
-    dtype, (T, B, rows) = ctx.dtype, gates.shape
-    h_all = share_memory(out, 0)
-    H, threads, math = rows // 4, torch.get_num_threads(), MATH[ctx.dtype]
-    own_ih, own_hh = own_copy(weight_ih, dtype), weight_hh.to(dtype).contiguous()
-    d_h = (
-        torch.zeros(B, H, dtype=math)
-        if d_h is None
-        else d_h.to(math, copy=True).contiguous()
-    )
-    d_c = (
-        torch.zeros(B, H, dtype=math)
-        if d_c is None
-        else d_c.to(math, copy=True).contiguous()
-    )
+    inputs, _, _, weight_hh, h, c, out, c_all, gates = ctx.saved_tensors
+    dtype, (T, B, rows), H = ctx.dtype, gates.shape, h.shape[1]
+    d_h, d_c = (own_gradient(d, (B, H), MATH[dtype]) for d in (d_h, d_c))
     d_out = torch.zeros(T, B, H, dtype=dtype) if d_out is None else d_out.contiguous()
     if inputs is None:
-        d_a = torch.empty_like(gates)
+        d_a = torch.empty_like(gates)  # it is handed on
     else:
         d_a = scratch("d_a", T * B * rows, dtype)[: T * B * rows].view(T, B, rows)
-    packed = scratch("packed", rows * H, dtype)
-    call(
-        "backward",
-        dtype,
-        threads,
-        T,
-        B,
-        H,
-        d_out,
-        own_hh,
-        packed,
-        c_all,
-        gates,
-        d_h,
-        d_c,
-        d_a,
-    )
-    d_x = d_ih = None
-    if inputs is None:
-        d_table = d_a
-    elif weight_ih is None:
-        d_table = add_rows(inputs, d_a, len(table))
-    else:
-        d_table, n = add_rows(None, d_a, 1)[0], weight_ih.shape[1]
-        d_ih = weight_gradient(d_a, inputs, rows, n).to(weight_ih.dtype)
-        if ctx.needs_input_grad[0]:
-            d_x = torch.empty(T, B, n, dtype=math)
-            packed = scratch("packed", rows * n, dtype)
-            sizes = threads, T * B, n, rows
-            call("linear", dtype, *sizes, d_a, own_ih, n, 1, None, packed, d_x)
-            d_x = d_x.to(inputs.dtype)
-    d_hh = weight_gradient(d_a, h_all, rows, H).to(weight_hh.dtype)
-    return d_x, d_table.to(table.dtype), d_ih, d_hh, d_h.to(h.dtype), d_c.to(c.dtype)
+    own_hh, packed = own_copy(weight_hh, dtype), scratch("packed", rows * H, dtype)
+    sizes = torch.get_num_threads(), T, B, H
+    call("backward", dtype, *sizes, d_out, own_hh, packed, c_all, gates, d_h, d_c, d_a)
+    d_hh = weight_gradient(d_a, share_memory(out, 0), rows, H).to(weight_hh.dtype)
+    return *input_gradients(ctx, d_a), d_hh, d_h.to(h.dtype), d_c.to(c.dtype)
 
 # %% ../chapters/12_speed.ipynb #859ed92d
 def unrolled_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -988,7 +967,7 @@ def check_symbols(ids: Tensor, V: int) -> None:
     if low < 0 or high >= V:
         raise IndexError(f"ids run from {low} to {high}, outside 0 … {V - 1}")
 
-
+# %% ../chapters/12_speed.ipynb #a9b8c7d6
 def fused_layer(
     inputs: Tensor, h: Tensor, c: Tensor, layer: Layer
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -1091,17 +1070,11 @@ def run_layer(
     Parameters
     ----------
     engine
-        `"reference"`, the loop of chapter 6; `"fused"`, the compiled loop of this
-        chapter; `"torch"`, PyTorch's kernel; `"auto"`, the fastest there is for the
-        device, type and shape.
-    inputs
-        (T, B) int64 ids, or (T, B, I) vectors; with `batch_sizes` packed, (N,) or (N, I).
-    h, c
-        (B, H), the state before the first step.
-    layer
-        `weight_ih` (4H, I), `weight_hh` (4H, H), and the sum of both biases (4H,) or None.
-    batch_sizes
-        Rows of each step of packed sequences, int64 on the CPU.
+        `"reference"`, chapter 6's loop; `"fused"`, compiled; `"torch"`, PyTorch's
+        kernel; `"auto"`, the fastest for this device, type and shape.
+    inputs, h, c, layer, batch_sizes
+        Ids (T, B) or vectors (T, B, I), or packed (N,) or (N, I); the state, (B, H) each;
+        `weight_ih`, `weight_hh`, sum of the biases or None; rows of each packed step.
 
     Returns
     -------
@@ -1110,17 +1083,8 @@ def run_layer(
 
     Raises
     ------
-    IndexError
-        If an id is outside 0 … I − 1.
-    RuntimeError
-        If `engine` is `"fused"` and the tensors are not of its types on a CPU.
-
-    Notes
-    -----
-    While something traces or transforms the computation (`torch.compile`, `torch.func`,
-    export), it is the reference that runs. Packed sequences know no compiled loop:
-    PyTorch's kernel runs where the fused one is asked for. Where there is no compiler
-    the fused engine is PyTorch's kernel too.
+    IndexError, RuntimeError
+        An id is outside 0 … I − 1; `"fused"` on another device or in another type.
     """
     chosen = pick_engine(engine, inputs, h, layer[1])
     if chosen == "reference":
@@ -1142,52 +1106,60 @@ def pack_columns(weight: Tensor, gates: bool, dtype: torch.dtype) -> Tensor:
     return out
 
 # %% ../chapters/12_speed.ipynb #9bbb8ee0
-class Writer:
-    """A network on a CPU that writes on in B streams, from a state (h, c), each (L, B, H).
+class PackedNetwork:
+    """The weights of a network on a CPU, in the order in which a step reads them."""
 
-    Its weights are packed once, and again when they have changed. `logits` (B, V) are
-    those of the last character that was read.
-    """
+    def __init__(self, net: DeepRNN) -> None:
+        self.net, self.parameters = net, list(net.parameters())
+        dtype = self.parameters[0].dtype
+        self.dtype = dtype if dtype in MATH else torch.float32
+        self.wide = -(-net.lstm.hidden_size // TILE) * TILE
+        self.columns = -(-len(net.vocab) // TILE) * TILE
+        self.tensors: tuple[Tensor, ...] = ()
+        self.versions: list[tuple[int, int]] = []
+
+    def update(self) -> None:
+        """Pack the weights, if they have changed since."""
+        versions = [(p._version, p.data_ptr()) for p in self.parameters]
+        if versions != self.versions:
+            with torch.no_grad():
+                self.tensors, self.versions = self._pack(), versions
+
+    def _pack(self) -> tuple[Tensor, ...]:
+        lstm, head, dtype, wide = self.net.lstm, self.net.head, self.dtype, self.wide
+        pad, math = (0, wide - lstm.hidden_size), MATH[dtype]
+        layers = [layer_weights(lstm, k) for k in range(lstm.num_layers)]
+        none = torch.zeros(4 * wide)
+        biases = [none if b is None else widen(b, wide) for _, _, b in layers]
+        table = widen(layers[0][0].T, wide) + biases[0]
+        recurrent = [widen(F.pad(w, pad).T, wide).T for _, w, _ in layers]
+        inward = [widen(F.pad(w, pad).T, wide).T for w, _, _ in layers[1:]]
+        return (
+            table.to(math).contiguous(),
+            torch.stack([*biases[1:], none]).to(math),
+            torch.cat([pack_columns(w, True, dtype) for w in recurrent]),
+            torch.cat(
+                [*(pack_columns(w, False, dtype) for w in inward), none.to(dtype)]
+            ),
+            pack_columns(F.pad(head.weight, pad), False, dtype),
+            F.pad(head.bias, (0, self.columns - len(head.bias))).to(math),
+        )
+
+# %% ../chapters/12_speed.ipynb #b4a5c6d8
+class Writer:
+    """A network on a CPU that writes on in B streams; its last `logits` are (B, V)."""
 
     def __init__(self, net: DeepRNN, state: State) -> None:
-        self.net, lstm = net, net.lstm
-        self.weights = list(net.parameters())
-        self.dtype = next(net.parameters()).dtype
-        self.dtype = self.dtype if self.dtype in MATH else torch.float32
-        math, H = MATH[self.dtype], lstm.hidden_size
-        L, B, _ = state[0].shape
-        wide = -(-H // TILE) * TILE
-        pad = (0, wide - H)
-        self.h = torch.zeros(L, 2, B, wide, dtype=self.dtype)
-        self.h[:, 0] = F.pad(state[0], pad)
-        self.c = F.pad(state[1].to(math), pad).contiguous()
-        self.V = len(net.vocab)
-        columns = -(-self.V // TILE) * TILE
+        self.packed = packed = PackedNetwork(net)
+        math, wide, columns = MATH[packed.dtype], packed.wide, packed.columns
+        (L, B, H), self.V = state[0].shape, len(net.vocab)
+        self.h = torch.zeros(L, 2, B, wide, dtype=packed.dtype)
+        self.h[:, 0, :, :H] = state[0]
+        self.c = F.pad(state[1].to(math), (0, wide - H)).contiguous()
         self.room = torch.empty(B, 4 * wide, dtype=math)
         self.scores = torch.zeros(B, columns, dtype=math)
         self.logits = self.scores[:, : self.V]
         self.sizes = L, B, wide, columns
-        self.versions: list[tuple[int, int]] = []
-
-    def pack(self) -> None:
-        """Copy the weights into the order in which a step reads them."""
-        lstm, dtype, (L, _, wide, columns) = self.net.lstm, self.dtype, self.sizes
-        pad, math = (0, wide - lstm.hidden_size), MATH[self.dtype]
-        layers = [layer_weights(lstm, k) for k in range(L)]
-        tables = [
-            widen(i.T if k == 0 else F.pad(i, pad).T, wide)
-            for k, (i, _, _) in enumerate(layers)
-        ]
-        none = torch.zeros(4 * wide)
-        biases = [none if b is None else widen(b, wide) for _, _, b in layers]
-        self.table = (tables[0] + biases[0]).to(math).contiguous()
-        self.bias = torch.stack([*biases[1:], none]).to(math)
-        recurrent = [widen(F.pad(w, pad).T, wide).T for _, w, _ in layers]
-        self.recurrent = torch.cat([pack_columns(w, True, dtype) for w in recurrent])
-        inward = [pack_columns(t.T, False, dtype) for t in tables[1:]]
-        self.inward = torch.cat(inward) if inward else none
-        self.head = pack_columns(F.pad(self.net.head.weight, pad), False, dtype)
-        self.head_bias = F.pad(self.net.head.bias, (0, columns - self.V)).to(math)
 
     def write(
         self,
@@ -1197,36 +1169,23 @@ class Writer:
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> Tensor:
-        """Read ids (B,), draw, and read what was drawn, one time for each row of u (n, B).
+        """Read ids (B,), draw, and read what was drawn, a time for each row of u (n, B).
 
         Returns the drawn ids (n, B). From a step on whose logits are not finite they are
-        -1. The darts u are uniform in [0, 1), float64; the other arguments are those of
-        `hlstm.sampling.next_character`.
+        -1. The darts u are uniform in [0, 1), float64. For the rest see `next_character`.
         """
-        versions = [(p._version, p.data_ptr()) for p in self.weights]
-        if versions != self.versions:
-            with torch.no_grad():
-                self.pack()
-            self.versions = versions
-        n, B = u.shape
+        packed, (n, B) = self.packed, u.shape
+        packed.update()
         out = torch.full((n + 1, B), -1)
         out[0] = ids
         how = torch.tensor([temperature, 1.0 if top_p is None else top_p]).double()
         threads = torch.get_num_threads() if B > 1 else 1
-        scored = self.head, self.head_bias, self.h, self.c, self.room, self.scores
-        net = (
-            threads,
-            *self.sizes,
-            None,
-            self.table,
-            self.bias,
-            self.recurrent,
-            self.inward,
-        )
-        call("write", self.dtype, *net, *scored, n, self.V, top_k or 0, how, u, out)
+        own = self.h, self.c, self.room, self.scores
+        net = threads, *self.sizes, None, *packed.tensors, *own
+        call("write", packed.dtype, *net, n, self.V, top_k or 0, how, u, out)
         return out[1:]
 
-
+# %% ../chapters/12_speed.ipynb #f8e7d6c5
 def can_step(net: DeepRNN) -> bool:
     """Tell whether `Writer` computes what calling `net` computes."""
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -211,6 +212,11 @@ def test_ids_outside_the_table(name: str, lowest: int, highest: int) -> None:
     ids = torch.tensor([[lowest], [highest]])
     with pytest.raises(IndexError, match=f"from {lowest} to {highest}, outside 0 … 4"):
         lstm.forward_one_hot(ids)
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")
+def test_a_compiler_that_is_there_compiles() -> None:
+    assert engine.library() is not None
 
 
 @needs_compiler
