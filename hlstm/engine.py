@@ -211,9 +211,20 @@ struct Share { Size first, last; };
 inline Share share(Size n, int of, int part) {
   return {n * part / of, n * (part + 1) / of};
 }
-// Weights that fit in a core's own cache are read by all threads.
-inline bool splits_rows(Size B, Size bytes, int threads) {
-  return threads > 1 && bytes <= (1 << 19) && B >= 2 * ROWS * threads;
+// A thread's part. Weights that fit in a core's own cache are read by all threads.
+struct Part { bool by_rows; Share rows, tiles; };
+inline Part part(Size B, Size tiles, Size bytes) {
+  int of = omp_get_num_threads(), me = omp_get_thread_num();
+  bool by_rows = of > 1 && bytes <= (1 << 19) && B >= 2 * ROWS * of;
+  if (by_rows) return {true, share(B, of, me), {0, tiles}};
+  return {false, {0, B}, share(tiles, of, me)};
+}
+// f(block of rows, first row, tile) for all blocks of some rows in some tiles.
+template <class F> void each_block(Share rows, Share tiles, F&& f) {
+  for (Size n = tiles.first; n < tiles.last; n++)
+    in_blocks(rows.first, rows.last, [&](Size b, Size end) {
+      with_rows<ROWS>(end - b, [&](auto count) { f(count, b, n); });
+    });
 }
 // What a block needs after its product is asked for before it.
 inline void fetch(const void* p) { __builtin_prefetch(p, 0, 2); }
@@ -272,21 +283,15 @@ template <class S> void forward(const Forward<S>& f) {
   const Size tiles = f.H / N, size = f.H / PER<S> * 4 * N;
 #pragma omp parallel num_threads(int(f.threads))
   {
-    int threads = omp_get_num_threads(), me = omp_get_thread_num();
 #pragma omp for
     for (Size u = 0; u < tiles; u++)
       pack<S>({f.weight, 1, f.H}, u * N, f.H, 4 * f.H, f.H, f.packed + u * size);
-    bool by_rows = splits_rows(f.B, tiles * size * sizeof(Unit<S>), threads);
-    Share rows = by_rows ? share(f.B, threads, me) : Share{0, f.B};
-    Share mine = by_rows ? Share{0, tiles} : share(tiles, threads, me);
+    Part mine = part(f.B, tiles, tiles * size * sizeof(Unit<S>));
     for (Size t = 0; t < f.T; t++) {
-      for (Size u = mine.first; u < mine.last; u++)
-        in_blocks(rows.first, rows.last, [&](Size b, Size end) {
-          with_rows<ROWS>(end - b, [&](auto n) {
-            forward_block<S, n.N>(f, t, b, u, f.packed + u * size);
-          });
-        });
-      if (!by_rows) {
+      each_block(mine.rows, mine.tiles, [&](auto count, Size b, Size u) {
+        forward_block<S, count.N>(f, t, b, u, f.packed + u * size);
+      });
+      if (!mine.by_rows) {
 #pragma omp barrier
       }
     }
@@ -363,22 +368,16 @@ template <class S> void backward(const Backward<S>& f) {
   const Size tiles = f.H / (4 * N), size = 4 * f.H / PER<S> * 4 * N;
 #pragma omp parallel num_threads(int(f.threads))
   {
-    int threads = omp_get_num_threads(), me = omp_get_thread_num();
 #pragma omp for
     for (Size n = 0; n < tiles; n++)
       pack<S>({f.weight, f.H, 1}, n * 4 * N, N, f.H, 4 * f.H, f.packed + n * size);
-    bool by_rows = splits_rows(f.B, tiles * size * sizeof(Unit<S>), threads);
-    Share rows = by_rows ? share(f.B, threads, me) : Share{0, f.B};
-    Share mine = by_rows ? Share{0, tiles} : share(tiles, threads, me);
+    Part mine = part(f.B, tiles, tiles * size * sizeof(Unit<S>));
     // The last turn, t = -1, is the step to the state before the first.
     for (Size t = f.T - 1; t >= -1; t--) {
-      for (Size n = mine.first; n < mine.last; n++)
-        in_blocks(rows.first, rows.last, [&](Size b, Size end) {
-          with_rows<ROWS>(end - b, [&](auto count) {
-            backward_block<S, count.N>(f, t, b, n, f.packed + n * size);
-          });
-        });
-      if (!by_rows) {
+      each_block(mine.rows, mine.tiles, [&](auto count, Size b, Size n) {
+        backward_block<S, count.N>(f, t, b, n, f.packed + n * size);
+      });
+      if (!mine.by_rows) {
 #pragma omp barrier
       }
     }
@@ -425,12 +424,9 @@ template <class S> void linear(const Linear<S>& f) {
       pack<S>(f.b, n * 4 * N, N, f.N, f.K, f.packed + n * size);
 #pragma omp for schedule(dynamic)
     for (Size m = 0; m < f.M; m += chunk)
-      for (Size n = 0; n < tiles; n++)
-        in_blocks(m, std::min(m + chunk, f.M), [&](Size b, Size end) {
-          with_rows<ROWS>(end - b, [&](auto count) {
-            linear_block<S, count.N>(f, b, n, f.packed + n * size);
-          });
-        });
+      each_block({m, std::min(m + chunk, f.M)}, {0, tiles}, [&](auto count, Size b, Size n) {
+        linear_block<S, count.N>(f, b, n, f.packed + n * size);
+      });
   }
 }
 """
@@ -485,12 +481,9 @@ template <class S> void outer(const Outer<S>& f) {
             for (int r = 0; r < count.N; r++) *to++ = unit<S>(a, k, m + r, K);
         });
       });
-      for (Size n = 0; n < tiles; n++)
-        in_blocks(mine.first, mine.last, [&](Size m, Size end) {
-          with_rows<ROWS>(end - m, [&](auto count) {
-            outer_block<S, count.N>(f, m, n, units, k0 == 0, f.packed_b + n * size);
-          });
-        });
+      each_block(mine, {0, tiles}, [&](auto count, Size m, Size n) {
+        outer_block<S, count.N>(f, m, n, units, k0 == 0, f.packed_b + n * size);
+      });
 #pragma omp barrier
     }
   }
@@ -554,10 +547,8 @@ template <class S> void apply(const Linear<S>& f) {
   const Size size = f.K / PER<S> * 4 * N;
 #pragma omp for
   for (Size n = 0; n < f.N / (4 * N); n++)
-    in_blocks(0, f.M, [&](Size b, Size end) {
-      with_rows<ROWS>(end - b, [&](auto count) {
-        linear_block<S, count.N>(f, b, n, f.packed + n * size);
-      });
+    each_block({0, f.M}, {n, n + 1}, [&](auto count, Size b, Size n) {
+      linear_block<S, count.N>(f, b, n, f.packed + n * size);
     });
 }
 """
@@ -581,10 +572,8 @@ template <class S> void step(const Step<S>& f) {
                      nullptr, f.h + 2 * k * rows, f.c + k * rows, nullptr};
 #pragma omp for
     for (Size u = 0; u < f.H / N; u++)
-      in_blocks(0, f.B, [&](Size b, Size end) {
-        with_rows<ROWS>(end - b, [&](auto count) {
-          forward_block<S, count.N>(layer, 0, b, u, f.recurrent + k * all + u * size);
-        });
+      each_block({0, f.B}, {u, u + 1}, [&](auto count, Size b, Size u) {
+        forward_block<S, count.N>(layer, 0, b, u, f.recurrent + k * all + u * size);
       });
   }
   for (Size k = 0; k < f.layers; k++)
