@@ -1,7 +1,7 @@
 # The hlstm book. Plain `make` prints the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book serve pdf lighthouse test fuzz export clean-outputs lock wheel weights quality release-check clean check
+.PHONY: help book serve pdf lighthouse test test-library fuzz export clean-outputs lock wheel weights bench quality release-check clean check
 
 python := .venv/bin/python
 installed := .venv/.installed
@@ -11,6 +11,9 @@ sources := $(wildcard chapters/*.ipynb hlstm/*.* hlstm/*/* book/*.* book/static/
 	_config.yml _toc.yml README.md playground.md settings.ini constraints.txt
 
 twine := twine==7.0.0
+
+# make 3 cannot keep the words of two jobs apart.
+apart := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 # The environment of the one who builds must not reach into the chapters.
 unexport PYTHONPATH PYTHONHOME JUPYTER_PATH MPLBACKEND
@@ -38,9 +41,18 @@ pdf: $(built) ## print the whole book into one PDF, with Chromium
 lighthouse: $(built) ## measure pages with Lighthouse, which comes from npm
 	@$(python) -m book.lighthouse
 
-# A file of tests stays with one process: most share what took long to make.
-test: check $(built) ## check everything that can be checked
-	@OMP_NUM_THREADS=1 $(python) -m pytest -n 2 --dist loadfile
+# The chapters run one after the other, so a second core tests the library beside them; each
+# of the two shows what it has to say when it is done. In the site's tests a file stays with
+# one process: most share what took long to make.
+test: export OMP_NUM_THREADS := 1
+test: check ## check everything that can be checked
+	@echo "building the site, and testing what needs none"
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(apart) $(built) test-library
+	@echo "testing the site"
+	@$(python) -m pytest -m site -n 2 --dist loadfile
+
+test-library: $(installed) ## test what needs no site, and how much of the library is tested
+	@$(python) -m pytest -m "not site" --cov
 
 FUZZ ?= 500000
 fuzz: $(installed) ## load 500,000 damaged model files in about ten minutes; FUZZ=N takes N
@@ -73,6 +85,10 @@ weights: $(installed) ## train the network that comes with the package, in ten t
 quality: $(installed) ## measure what hlstm/results/quality.json lacks, and print its tables
 	@$(python) -m book.exports
 	@$(python) -m benchmarks.quality all
+
+bench: $(installed) ## measure the speed of the engines, in at most ten minutes on a quiet machine
+	@$(python) -m book.exports
+	@$(python) benchmarks/speed.py
 
 release-check: wheel ## check what a release publishes, in an environment of its own
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(python) -m venv "$$folder" && \

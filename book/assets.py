@@ -103,7 +103,9 @@ def cut_font(source: Path, target: Path, characters: set[int]) -> None:
     )
     font = subset.load_font(str(source), options)
     cutter = subset.Subsetter(options)
-    cutter.populate(unicodes=characters)
+    known = font.getBestCmap().keys()
+    # A browser refuses a font without any character, which MathJax's empty one would be.
+    cutter.populate(unicodes=characters & known or known)
     cutter.subset(font)
     target.parent.mkdir(exist_ok=True)
     subset.save_font(font, str(target), options)

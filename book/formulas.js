@@ -19,14 +19,13 @@ console.log = console.warn = () => {};
 require(`${root}/startup.js`);
 
 MathJax.startup.promise.then(() => {
-  const { adaptor } = MathJax.startup;
+  const { adaptor, output, document } = MathJax.startup;
   const formulas = JSON.parse(text).map(({ tex, display }) => {
     const box = MathJax.tex2chtml(tex, { display });
     const [math] = adaptor.tags(box, "math");
     adaptor.setAttribute(math, "alttext", tex.trim());
-    // book.css asks on paper how wide a numbered formula is.
-    const [, width] = (adaptor.getAttribute(box, "style") ?? "").match(/min-width: ([\d.]+)em/) ?? [];
-    if (width) adaptor.setStyle(box, "--width", width);
+    // book.css asks on paper how many em wide a formula is.
+    if (display) adaptor.setStyle(box, "--width", output.getBBox(output.math, document).w.toFixed(2));
     // No page measures the height of a numbered row, in a browser or here.
     return adaptor.outerHTML(box).replaceAll(' style="height: NaNem;"', "");
   });

@@ -40,6 +40,9 @@ JOIN = """async () => {
     joined.push(top, ...article.childNodes);
   }
   home.replaceChildren(...joined);
+  // Names and brackets look as plain text does, and each span weighs in the file.
+  for (const e of home.querySelectorAll("pre :is(.n, .nn, .p, .w)")) e.replaceWith(...e.childNodes);
+  home.normalize();
   for (const section of document.querySelectorAll("section"))
     section.style.contentVisibility = "visible";
   await Promise.all([...document.images].map((image) => image.decode()));

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from .sampling import (
         entropy,
         boltzmann,
+        draw,
         keep_top_k,
         keep_top_p,
         next_character,
@@ -80,12 +81,14 @@ if TYPE_CHECKING:
         generate_text,
     )
     from .quantise import (
-        INT8_KEY,
         Int8,
         quantise_rows,
         dequantise_rows,
         save_int8,
         load_int8,
+    )
+    from .engine import (
+        run_layer,
     )
     from .coding import (
         TOTAL,
@@ -102,7 +105,7 @@ if TYPE_CHECKING:
         decompress,
     )
 
-_MODULES = ('text', 'gates', 'cell', 'backward', 'stack', 'dropout', 'clipping', 'training', 'checkpoint', 'resume', 'sampling', 'quantise', 'cli', 'coding')
+_MODULES = ('text', 'gates', 'cell', 'backward', 'stack', 'dropout', 'clipping', 'training', 'checkpoint', 'resume', 'sampling', 'quantise', 'engine', 'cli', 'coding')
 _HOMES = {
     "read_plays": "text",
     "clean_play": "text",
@@ -149,18 +152,19 @@ _HOMES = {
     "TrainingInterrupted": "resume",
     "entropy": "sampling",
     "boltzmann": "sampling",
+    "draw": "sampling",
     "keep_top_k": "sampling",
     "keep_top_p": "sampling",
     "next_character": "sampling",
     "generate_ids": "sampling",
     "stream_text": "sampling",
     "generate_text": "sampling",
-    "INT8_KEY": "quantise",
     "Int8": "quantise",
     "quantise_rows": "quantise",
     "dequantise_rows": "quantise",
     "save_int8": "quantise",
     "load_int8": "quantise",
+    "run_layer": "engine",
     "TOTAL": "coding",
     "FULL": "coding",
     "HALF": "coding",
@@ -220,18 +224,19 @@ __all__ = [
     "TrainingInterrupted",
     "entropy",
     "boltzmann",
+    "draw",
     "keep_top_k",
     "keep_top_p",
     "next_character",
     "generate_ids",
     "stream_text",
     "generate_text",
-    "INT8_KEY",
     "Int8",
     "quantise_rows",
     "dequantise_rows",
     "save_int8",
     "load_int8",
+    "run_layer",
     "TOTAL",
     "FULL",
     "HALF",

@@ -119,10 +119,8 @@ class LSTMCell(_CellParameters):
 
         Parameters
         ----------
-        input
-            x, (B, I), or (I,) without a batch.
-        hx
-            (h, c) before the step, each (B, H) or (H,); zeros if None.
+        input, hx
+            x, (B, I) or (I,); (h, c) before the step, each (B, H) or (H,), zeros if None.
 
         Returns
         -------

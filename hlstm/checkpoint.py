@@ -80,6 +80,10 @@ def _sync_folder(folder: Path) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     """Put `data` in the place of a file, in one piece or not at all."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"no folder {str(path.parent)!r}; make it before saving"
+        )
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -121,11 +125,6 @@ def write_file(
     """
     from hlstm import __version__
 
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"no folder {str(path.parent)!r}; make it before saving"
-        )
     versions = {"hlstm": __version__, "torch": torch.__version__}
     whole = {**description, "schema": SCHEMA, "versions": versions}
     whole.pop("sha256", None)
@@ -133,7 +132,7 @@ def write_file(
     whole["sha256"] = _digest(whole, tensors)
     data = save(tensors, {"hlstm": json.dumps(whole, allow_nan=False)})
     _check_lengths(data[:8], len(data))
-    _replace(path, data)
+    _replace(Path(path), data)
 
 # %% ../chapters/09b_checkpoint.ipynb #c94f0d13
 def save_model(net: DeepRNN, path: str | os.PathLike[str]) -> None:
@@ -179,11 +178,16 @@ def _json(text: str | bytes) -> Any:
         raise ValueError(f"has a damaged header: {error}") from error
 
 # %% ../chapters/09b_checkpoint.ipynb #73ad9e60
+INT8_KEY = "hlstm-int8"  # chapter 10's supplement writes it
+
+
 def _description(data: bytes) -> dict[str, Any]:
     """Return the description in a file's header, if it has the schema that we read."""
     header = _json(data[8 : 8 + int.from_bytes(data[:8], "little")])
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     text = metadata.get("hlstm") if isinstance(metadata, dict) else None
+    if isinstance(metadata, dict) and INT8_KEY in metadata:
+        raise ValueError("has weights of one byte each: read it with hlstm.load_int8")
     if not isinstance(text, str):
         raise ValueError("holds no description by hlstm: it is another program's file")
     description = _json(text)

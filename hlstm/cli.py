@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from hlstm.checkpoint import load_model, load_pretrained
+from hlstm.checkpoint import _replace, load_model, load_pretrained
 from hlstm.resume import TrainingInterrupted, _checkpoints, load_run, run_info
 from hlstm.sampling import stream_text
 from hlstm.stack import DeepRNN
@@ -143,7 +143,7 @@ Sampling = options_of(
     seed="The same seed writes the same text on the same machine.",
 )
 
-
+# %% ../chapters/14_command_line.ipynb #65d4dad7
 @dataclass(kw_only=True)
 class Sample(Common):
     """Write text with a trained network, one character at a time.
@@ -170,7 +170,7 @@ class Sample(Common):
     )
     best: Flag = False
 
-
+# %% ../chapters/14_command_line.ipynb #1cf3de23
 def sample(options: Sample) -> None:
     """Stream the prompt and what follows to stdout."""
     net = load_network(options.run, options.best, options.device)
@@ -195,7 +195,7 @@ Evaluation = options_of(
     batch_size="Pieces read side by side, each without a past; 1 reads the text whole.",
 )
 
-
+# %% ../chapters/14_command_line.ipynb #25fe4989
 @dataclass(kw_only=True)
 class Evaluate(Common):
     """Measure how well a network predicts a text.
@@ -225,7 +225,7 @@ class Evaluate(Common):
     best: Flag = False
     drop_unknown: Flag = False
 
-
+# %% ../chapters/14_command_line.ipynb #e0e33e46
 def read_texts(files: Sequence[str]) -> list[str]:
     """Read each file; see `hlstm.text.load_corpus`."""
     if not files:
@@ -240,7 +240,7 @@ def encode(net: DeepRNN, text: str, drop_unknown: bool) -> Tensor:
     except ValueError as error:
         raise ValueError(f"{error}. Here, --drop-unknown drops them") from None
 
-
+# %% ../chapters/14_command_line.ipynb #d4f56770
 def measure(options: Evaluate) -> None:
     """Print nats, bits and perplexity per character, and how many there were."""
     net = load_network(options.run, options.best, options.device)
@@ -316,14 +316,10 @@ def remember(
         {"file": place, "sha256": sha256(text)}
         for place, text in zip(places, texts, strict=True)
     ]
-    partial = folder / f".{CORPUS}"
-    with partial.open("w", encoding="utf-8") as stream:
-        json.dump({"val_fraction": val_fraction, "corpus": corpus}, stream, indent=2)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(folder / CORPUS)
+    record = {"val_fraction": val_fraction, "corpus": corpus}
+    _replace(folder / CORPUS, json.dumps(record, indent=2).encode())
 
-
+# %% ../chapters/14_command_line.ipynb #9c5652fb
 def recall(folder: Path) -> dict[str, Any]:
     """Read what `remember` wrote."""
     path = folder / CORPUS
@@ -357,6 +353,12 @@ def read_again(folder: Path, files: Sequence[str]) -> list[str]:
             raise ValueError(f"{file} is not the text that the run began with")
     return texts
 
+# %% ../chapters/14_command_line.ipynb #7df1436d
+Network = Annotated[Any, arg(constructor=Sizes, name="network")]
+Training = Annotated[
+    TrainConfig, arg(name="training", help="The fields of hlstm.TrainConfig.")
+]
+
 # %% ../chapters/14_command_line.ipynb #14c00022
 @dataclass(kw_only=True)
 class Train(Common):
@@ -389,12 +391,8 @@ class Train(Common):
     out: Annotated[Path, arg(metavar="RUN")]
     resume: Flag = False
     val_fraction: float = 0.1
-    sizes: Annotated[Any, arg(constructor=Sizes, name="network")] = field(
-        default_factory=Sizes
-    )
-    config: Annotated[
-        TrainConfig, arg(name="training", help="The fields of hlstm.TrainConfig.")
-    ] = field(default_factory=TrainConfig)
+    sizes: Network = field(default_factory=Sizes)
+    config: Training = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
@@ -635,7 +633,7 @@ def verdict(error: BaseException) -> tuple[int, str]:
         return 1, str(error) or type(error).__name__
     return 70, f"a fault of this program: {error!r}"
 
-
+# %% ../chapters/14_command_line.ipynb #43894383
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; never raise, unless to debug."""
     with polite():

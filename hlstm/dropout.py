@@ -6,6 +6,9 @@
 __all__ = ['InvertedDropout']
 
 # %% ../chapters/07_dropout.ipynb #990fedd2
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor, nn
 
 # %% ../chapters/07_dropout.ipynb #2a485e9e
@@ -53,3 +56,16 @@ class InvertedDropout(nn.Module):
     def extra_repr(self) -> str:
         """Return what `repr` shows between the brackets."""
         return f"p={self.p}, shared_dim={self.shared_dim}"
+
+# %% ../chapters/07_dropout.ipynb #aa6bbc2f
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Put `net` into evaluation mode, and afterwards each module back into its own."""
+    training = [module for module in net.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -36,17 +36,17 @@ from hlstm.checkpoint import (
     write_file,
 )
 from .stack import DeepRNN
-from .training import History, Position, TrainConfig, Trainer, TrainingError
+from .training import History, Position, TrainConfig, Trainer, TrainingError, _Run
 
 # %% ../chapters/09c_resume.ipynb #a1f0c003
 SERIES = ("loss", "grad_norm", "val_step", "val_loss")
 
 
-def _device(trainer: Trainer) -> torch.device:
+def _device(trainer: _Run) -> torch.device:
     return next(trainer.net.parameters()).device
 
 
-def _run_tensors(trainer: Trainer) -> dict[str, Tensor]:
+def _run_tensors(trainer: _Run) -> dict[str, Tensor]:
     """Return the numbers that decide how a run goes on, and what it measured."""
     state, device = trainer.position.state, _device(trainer)
     tensors = {f"net.{name}": t for name, t in trainer.net.state_dict().items()}
@@ -81,7 +81,7 @@ def _machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _run_description(trainer: Trainer, texts: dict[str, str | None]) -> dict[str, Any]:
+def _run_description(trainer: _Run, texts: dict[str, str | None]) -> dict[str, Any]:
     """Return what is kept of a run as JSON."""
     net, position = trainer.net, trainer.position
     config = asdict(trainer.config).items()
@@ -102,7 +102,7 @@ def _run_description(trainer: Trainer, texts: dict[str, str | None]) -> dict[str
     }
 
 # %% ../chapters/09c_resume.ipynb #a1f0c006
-def _load_optimizer(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
+def _load_optimizer(trainer: _Run, tensors: dict[str, Tensor]) -> None:
     """Give AdamW its moments back; before the first step it has none."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -117,7 +117,7 @@ def _load_optimizer(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
 
 # %% ../chapters/09c_resume.ipynb #a1f0c007
 def _load_position(
-    trainer: Trainer, tensors: dict[str, Tensor], description: dict[str, Any]
+    trainer: _Run, tensors: dict[str, Tensor], description: dict[str, Any]
 ) -> None:
     """Give a trainer its place in the run and the carried state back."""
     step, number, window = (description[k] for k in ("step", "pass", "window"))
@@ -136,9 +136,12 @@ def _load_position(
 
 # %% ../chapters/09c_resume.ipynb #a1f0c008
 def _restore(
-    tensors: dict[str, Tensor], description: dict[str, Any], device: torch.device
+    tensors: dict[str, Tensor],
+    description: dict[str, Any],
+    device: torch.device,
+    kind: type[Trainer] = Trainer,
 ) -> Trainer:
-    """Make the trainer of a checkpoint."""
+    """Make the trainer of a checkpoint, of class `kind`."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition(".")
@@ -148,7 +151,7 @@ def _restore(
     net.to(parts["net"]["head.weight"].dtype).load_state_dict(parts["net"])
     config: dict[str, Any] = dict(description["config"])
     config |= {k: math.inf for k, v in config.items() if v == "inf"}
-    trainer = Trainer(net.to(device), TrainConfig.from_dict(config))
+    trainer = kind(net.to(device), TrainConfig.from_dict(config))
     _load_optimizer(trainer, parts.get("optimizer", {}))
     series = {name: parts["history"][name].tolist() for name in SERIES}
     series["val_step"] = [int(k) for k in series["val_step"]]
@@ -176,7 +179,11 @@ def _checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items(), reverse=True))
 
 # %% ../chapters/09c_resume.ipynb #a1f0c009
-def _read(path: Path, device: str | torch.device | None = None) -> Trainer:
+def _read(
+    path: Path,
+    device: str | torch.device | None = None,
+    kind: type[Trainer] = Trainer,
+) -> Trainer:
     """Return the trainer of a checkpoint, or raise CheckpointError."""
     tensors, description = read_file(path)
     try:
@@ -187,7 +194,7 @@ def _read(path: Path, device: str | torch.device | None = None) -> Trainer:
         if device is None:
             on_cuda = description["machine"]["device"] == "cuda"
             device = "cuda" if on_cuda and torch.cuda.is_available() else "cpu"
-        return _restore(tensors, description, torch.device(device))
+        return _restore(tensors, description, torch.device(device), kind)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} {error}") from error
     except (ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
@@ -195,13 +202,15 @@ def _read(path: Path, device: str | torch.device | None = None) -> Trainer:
 
 # %% ../chapters/09c_resume.ipynb #a1f0c01a
 def _newest(
-    folder: Path, device: str | torch.device | None = None
+    folder: Path,
+    device: str | torch.device | None = None,
+    kind: type[Trainer] = Trainer,
 ) -> tuple[Trainer, Path, list[str]]:
     """Return the newest valid checkpoint, and what is wrong with newer ones."""
     reasons: list[str] = []
     for path in _checkpoints(folder).values():
         try:
-            return _read(path, device), path, reasons
+            return _read(path, device, kind), path, reasons
         except FileNotFoundError:
             continue  # a run in progress has removed it since
         except CheckpointError as error:
@@ -212,7 +221,9 @@ def _newest(
 
 # %% ../chapters/09c_resume.ipynb #a1f0c011
 def _open_run(
-    folder: str | os.PathLike[str], device: str | torch.device | None = None
+    folder: str | os.PathLike[str],
+    device: str | torch.device | None = None,
+    kind: type[Trainer] = Trainer,
 ) -> tuple[Trainer, Path]:
     """Return the newest valid checkpoint, and warn of newer ones that are damaged."""
     folder = Path(folder)
@@ -222,7 +233,7 @@ def _open_run(
             f"{folder} {what}: begin a run with Trainer(net, config).fit(train_ids, "
             f"folder={str(folder)!r})"
         )
-    trainer, path, reasons = _newest(folder, device)
+    trainer, path, reasons = _newest(folder, device, kind)
     if reasons:
         message = f"{'; '.join(reasons)}. Falling back to {path}."
         warnings.warn(message, RuntimeWarning, stacklevel=4)
@@ -233,6 +244,7 @@ def resume(
     folder: str | os.PathLike[str],
     device: str | torch.device | None = None,
     progress: bool = True,
+    kind: type[Trainer] = Trainer,
 ) -> Trainer:
     """Return the trainer of a run that stopped, as it was at its newest checkpoint.
 
@@ -246,15 +258,15 @@ def resume(
         Where the run keeps its checkpoints. Damaged ones are passed over with a warning.
     device
         Where to go on; None chooses the kind of device that the run was on.
-    progress
-        Whether to show a progress bar.
+    progress, kind
+        Whether to show a bar; the trainer's class, called with net and configuration.
 
     Raises
     ------
     FileNotFoundError, CheckpointError
         If the folder holds no run; if none of its checkpoints can be read.
     """
-    trainer, path = _open_run(folder, device)
+    trainer, path = _open_run(folder, device, kind)
     trainer.progress = progress
     was, now = trainer._origin[0]["machine"], _machine(_device(trainer))
     changed = [
@@ -364,7 +376,7 @@ def _prune(folder: Path, step: int, keep: int) -> None:
             found[k].unlink()
 
 # %% ../chapters/09c_resume.ipynb #a1f0c018
-def _check_finite(trainer: Trainer) -> None:
+def _check_finite(trainer: _Run) -> None:
     """Refuse to save what no run could go on from."""
     for name, tensor in trainer.net.state_dict().items():
         if not torch.isfinite(tensor).all():
@@ -378,7 +390,7 @@ class _Saver:
     """Writes the checkpoints of a run into a folder."""
 
     def __init__(
-        self, trainer: Trainer, folder: Path, texts: dict[str, str | None]
+        self, trainer: _Run, folder: Path, texts: dict[str, str | None]
     ) -> None:
         self.trainer, self.folder, self.texts = trainer, folder, texts
         self.saved, self.newest = (-1, 0), "There is no checkpoint yet."
@@ -472,7 +484,7 @@ def _flat(description: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in flat.items() if k not in apart}
 
 
-def _check_same(trainer: Trainer, texts: dict[str, str | None]) -> None:
+def _check_same(trainer: _Run, texts: dict[str, str | None]) -> None:
     """Refuse to go on with another text, configuration or vocabulary."""
     if not trainer._origin[0]:
         return
@@ -485,7 +497,7 @@ def _check_same(trainer: Trainer, texts: dict[str, str | None]) -> None:
         )
 
 # %% ../chapters/09c_resume.ipynb #a1f0c022
-def _check_folder(trainer: Trainer, folder: Path) -> Path | None:
+def _check_folder(trainer: _Run, folder: Path) -> Path | None:
     """Refuse to write over another run; return the checkpoint that we go on from."""
     found = _checkpoints(folder)
     if not found and not (folder / BEST).exists():
@@ -576,7 +588,7 @@ def _stoppable(saver: _Saver) -> Iterator[Callable[[], None]]:
 # %% ../chapters/09c_resume.ipynb #a1f0c028
 @contextmanager
 def _kept(
-    trainer: Trainer, folder: Path, texts: dict[str, str | None]
+    trainer: _Run, folder: Path, texts: dict[str, str | None]
 ) -> Iterator[Callable[[], None]]:
     """Keep a run in a folder that no other run and no other process uses."""
     _writable(folder)
@@ -592,7 +604,7 @@ def _kept(
             yield between_steps
 
 
-def _set_rng(trainer: Trainer) -> None:
+def _set_rng(trainer: _Run) -> None:
     """Give the random numbers of a resumed run back, and let the run begin."""
     states = trainer._origin[1]
     if "cpu" in states:
@@ -604,7 +616,7 @@ def _set_rng(trainer: Trainer) -> None:
 # %% ../chapters/09c_resume.ipynb #a1f0c025
 @contextmanager
 def saving(
-    trainer: Trainer,
+    trainer: _Run,
     train_ids: Tensor,
     val_ids: Tensor | None,
     folder: str | os.PathLike[str] | None,

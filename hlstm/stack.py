@@ -77,14 +77,19 @@ def unroll_packed(
     return torch.cat(hidden), h, c
 
 # %% ../chapters/06_stack.ipynb #a55ef0d3
+def check_type(ids: Tensor) -> None:
+    """Refuse ids of another type than int64."""
+    if ids.dtype != torch.long:
+        raise ValueError(f"ids are int64, and got {ids.dtype}")
+
+
 def pick_columns(ids: Tensor, weight_ih: Tensor, bias: Tensor | None) -> Tensor:
     """Compute `weight_ih` · onehot(k) + `bias` for each k; equation (6.3).
 
     Takes int64 ids (…,), weights (4H, V) and bias (4H,), and returns (…, 4H). Raises
     ValueError for ids of another type, IndexError for ids outside 0 … V − 1.
     """
-    if ids.dtype != torch.long:
-        raise ValueError(f"ids are int64, and got {ids.dtype}")
+    check_type(ids)
     table = weight_ih.T if bias is None else weight_ih.T + bias
     try:
         return F.embedding(ids, table)
@@ -166,8 +171,6 @@ def refuse_options(hidden_size: int, bidirectional: bool, proj_size: int) -> Non
 class LSTMParameters(nn.Module):
     """Hold the parameters of an LSTM stack under PyTorch's names."""
 
-    mode, bidirectional, proj_size = "LSTM", False, 0
-
     def __init__(
         self,
         input_size: int,
@@ -180,9 +183,12 @@ class LSTMParameters(nn.Module):
         proj_size: int = 0,
         device: Any = None,
         dtype: Any = None,
+        *,
+        engine: str = "auto",
     ) -> None:
         super().__init__()
         self.input_size, self.hidden_size = input_size, hidden_size
+        self.engine = check_engine(engine)
         self.num_layers, self.bias, self.batch_first = num_layers, bias, batch_first
         self.dropout = float(dropout)
         check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout)
@@ -198,6 +204,12 @@ class LSTMParameters(nn.Module):
         bound = 1 / math.sqrt(self.hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
+
+# %% ../chapters/06_stack.ipynb #1d094308
+class DropInParameters(LSTMParameters):
+    """Answer programs that were written for `torch.nn.LSTM`."""
+
+    mode, bidirectional, proj_size = "LSTM", False, 0
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
@@ -237,31 +249,42 @@ def chooses_dtype(tensor: Tensor) -> bool:
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
-def check_fit(state: Tensor, k: int, a_in: Tensor, shape: tuple[int, int, int]) -> None:
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """Return the type of a product with `weight`; autocast leaves float64 alone."""
+    if weight.dtype == torch.float64 or not chooses_dtype(weight):
+        return weight.dtype
+    return torch.get_autocast_dtype(weight.device.type)
+
+
+def check_fit(
+    state: Tensor, k: int, weight: Tensor, shape: tuple[int, int, int]
+) -> None:
     """Refuse h (k = 0) or c (k = 1) of another shape, device or dtype."""
     if tuple(state.shape) != shape:
         raise RuntimeError(
             f"Expected hidden[{k}] size {shape}, got {list(state.shape)}"
         )
     where = "Input and hidden tensors are not"
-    if state.device != a_in.device:
+    if state.device != weight.device:
         raise RuntimeError(
-            f"{where} at the same device, found input tensor at {a_in.device} "
+            f"{where} at the same device, found input tensor at {weight.device} "
             f"and hidden tensor at {state.device}"
         )
-    if state.dtype != a_in.dtype and not chooses_dtype(a_in):
+    if state.dtype != weight.dtype and not chooses_dtype(weight):
         raise RuntimeError(
-            f"{where} the same dtype, found input tensor with {a_in.dtype} "
+            f"{where} the same dtype, found input tensor with {weight.dtype} "
             f"and hidden tensor with {state.dtype}"
         )
 
 # %% ../chapters/06_stack.ipynb #0289e51f
 def prepare_state(
-    hx: State | None, a_in: Tensor, shape: tuple[int, int, int], batched: bool
+    hx: State | None, weight: Tensor, shape: tuple[int, int, int], batched: bool
 ) -> State:
     """Return the state as two (L, B, H), zeros if `hx` is None; check that it fits."""
+    dtype = product_dtype(weight)
     if hx is None:
-        return a_in.new_zeros(shape), a_in.new_zeros(shape)
+        zeros = weight.new_zeros(shape, dtype=dtype)
+        return zeros, zeros.clone()
     h, c = hx[0], hx[1]
     dims, kind = (3, "batched 3-D") if batched else (2, "unbatched 2-D")
     if h.dim() != dims or c.dim() != dims:
@@ -276,36 +299,104 @@ def prepare_state(
     if not batched:
         h, c = h.unsqueeze(1), c.unsqueeze(1)
     for k, state in enumerate((h, c)):
-        check_fit(state, k, a_in, shape)
-    return h.to(a_in.dtype), c.to(a_in.dtype)
+        check_fit(state, k, weight, shape)
+    return h.to(dtype), c.to(dtype)
+
+# %% ../chapters/06_stack.ipynb #a3e0c6d1
+def reference_layer(
+    inputs: Tensor,
+    h: Tensor,
+    c: Tensor,
+    layer: Layer,
+    loop: Callable[..., tuple[Tensor, Tensor, Tensor]] = unroll,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run one layer as it is written; equations (6.2) and (6.3).
+
+    Takes ids (T, B) or vectors (T, B, I), the state, each (B, H), and the weights.
+    `loop` is `unroll`, or `unroll_packed` where the inputs are packed. Returns the
+    hidden states (T, B, H), and h and c after the last step.
+    """
+    weight_ih, weight_hh, bias = layer
+    if inputs.dtype == torch.long:
+        a_in = pick_columns(inputs, weight_ih, bias)
+    else:
+        a_in = F.linear(inputs, weight_ih, bias)
+    return loop(a_in.to(h.dtype), h, c, weight_hh)
 
 # %% ../chapters/06_stack.ipynb #8fca2069
 def run_layers(
-    a_in: Tensor,
+    inputs: Tensor,
     state: State,
     layers: list[Layer],
     between: Callable[[Tensor], Tensor],
-    one_layer: Callable[..., tuple[Tensor, Tensor, Tensor]] = unroll,
+    one_layer: Callable[..., tuple[Tensor, Tensor, Tensor]] = reference_layer,
 ) -> tuple[Tensor, State]:
     """Run layer after layer; equation (6.1).
 
-    Takes the first layer's `a_in`, (T, B, 4H), the state (h, c), each (L, B, H), and
-    the weights of each layer. `between` is applied to what one layer hands to the
-    next. `one_layer` is the loop over time: `unroll`, or `unroll_packed` for (N, 4H).
-    Returns the output, like `a_in` with H in place of 4H, and the last state.
+    Takes ids (T, B) or vectors (T, B, I), the state (h, c), each (L, B, H), and the
+    weights of each layer. `between` is applied to what one layer hands to the next.
+    `one_layer` runs one layer over time, as `reference_layer` does. Returns the
+    output, (T, B, H), and the last state.
     """
-    output, h_n, c_n = a_in, [], []
-    for k, (weight_ih, weight_hh, bias) in enumerate(layers):
-        if k > 0:
-            a_in = F.linear(between(output), weight_ih, bias)
-        output, h, c = one_layer(a_in, state[0][k], state[1][k], weight_hh)
+    output, h_n, c_n = inputs, [], []
+    for k, layer in enumerate(layers):
+        output = between(output) if k > 0 else output
+        output, h, c = one_layer(output, state[0][k], state[1][k], layer)
         h_n.append(h)
         c_n.append(c)
     return output, (torch.stack(h_n), torch.stack(c_n))
 
+# %% ../chapters/06_stack.ipynb #c81e5b02
+def check_engine(engine: str) -> str:
+    """Return `engine`, if there is one of this name."""
+    engines = ("reference", "fused", "torch", "auto")
+    if engine not in engines:
+        raise ValueError(f"engine is one of {', '.join(engines)}, and got {engine!r}")
+    return engine
+
+
+def layer_runner(
+    engine: str, batch_sizes: Tensor | None = None
+) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """Return the function that runs one layer, over packed sequences if sizes are given."""
+    if check_engine(engine) != "reference":
+        from hlstm.engine import run_layer  # chapter 12
+
+        return partial(run_layer, engine, batch_sizes=batch_sizes)
+    if batch_sizes is None:
+        return reference_layer
+    return partial(reference_layer, loop=partial(unroll_packed, batch_sizes.tolist()))
+
 # %% ../chapters/06_stack.ipynb #2a1b3882
-class OneHotLSTM(LSTMParameters):
-    """Run the stack, and read characters."""
+class LayeredLSTM(DropInParameters):
+    """Run the stack over ids or vectors."""
+
+    def _run(
+        self, inputs: Tensor, hx: State | None, batched: bool
+    ) -> tuple[Tensor, State]:
+        """Run all layers over ids (T, B) or vectors (T, B, I), in their own layout."""
+        swap = batched and self.batch_first
+        inputs = inputs if batched else inputs.unsqueeze(1)
+        inputs = inputs.transpose(0, 1) if swap else inputs
+        shape = (self.num_layers, inputs.shape[1], self.hidden_size)
+        layers = [layer_weights(self, k) for k in range(self.num_layers)]
+        state = prepare_state(hx, layers[0][0], shape, batched)
+        one_layer = layer_runner(self.engine)
+        output, (h, c) = run_layers(inputs, state, layers, self._between, one_layer)
+        if not batched:
+            return output.squeeze(1), (h.squeeze(1), c.squeeze(1))
+        return output.transpose(0, 1) if swap else output, (h, c)
+
+    def _between(self, output: Tensor) -> Tensor:
+        """Drop activations on the way to the next layer, while training."""
+        from hlstm.dropout import drop_and_scale  # chapter 7
+
+        dropping = self.training and self.dropout > 0
+        return drop_and_scale(output, self.dropout) if dropping else output
+
+# %% ../chapters/06_stack.ipynb #3b7a6e8d
+class OneHotLSTM(LayeredLSTM):
+    """Read characters."""
 
     def forward_one_hot(
         self, ids: Tensor, hx: State | None = None
@@ -327,48 +418,27 @@ class OneHotLSTM(LSTMParameters):
         ValueError, IndexError, RuntimeError
             `ids` is not int64; an id is outside 0 … I − 1; as `forward`.
         """
-        weight_ih, _, bias = layer_weights(self, 0)
-        return self._run(pick_columns(ids, weight_ih, bias), hx)
-
-    def _run(self, a_in: Tensor, hx: State | None) -> tuple[Tensor, State]:
-        """Run all layers from the first one's a_in, in the layout of the input."""
-        batched = a_in.dim() == 3
-        swap = batched and self.batch_first
-        a_in = a_in if batched else a_in.unsqueeze(1)
-        a_in = a_in.transpose(0, 1) if swap else a_in
-        shape = (self.num_layers, a_in.shape[1], self.hidden_size)
-        state = prepare_state(hx, a_in, shape, batched)
-        layers = [layer_weights(self, k) for k in range(self.num_layers)]
-        output, (h, c) = run_layers(a_in, state, layers, self._between)
-        if not batched:
-            return output.squeeze(1), (h.squeeze(1), c.squeeze(1))
-        return output.transpose(0, 1) if swap else output, (h, c)
-
-    def _between(self, output: Tensor) -> Tensor:
-        """Drop activations on the way to the next layer, while training."""
-        from hlstm.dropout import drop_and_scale  # chapter 7
-
-        dropping = self.training and self.dropout > 0
-        return drop_and_scale(output, self.dropout) if dropping else output
+        check_type(ids)
+        return self._run(ids, hx, batched=ids.dim() == 2)
 
 # %% ../chapters/06_stack.ipynb #0c142e0e
 class PackedLSTM(OneHotLSTM):
     """Run the stack over packed sequences too."""
 
     def _run_packed(
-        self, a_in: Tensor, like: PackedSequence, hx: State | None
+        self, input: PackedSequence, hx: State | None
     ) -> tuple[PackedSequence, State]:
-        """Run all layers from the first one's a_in (N, 4H), packed as `like`."""
-        _, batch_sizes, order, back = like
-        if a_in.dim() != 2:
-            raise RuntimeError(f"input must have 2 dimensions, got {a_in.dim()}")
+        """Run all layers over packed vectors."""
+        data, batch_sizes, order, back = input
+        if data.dim() != 2:
+            raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
         shape = (self.num_layers, int(batch_sizes[0]), self.hidden_size)
-        h, c = prepare_state(hx, a_in, shape, batched=True)
+        layers = [layer_weights(self, k) for k in range(self.num_layers)]
+        h, c = prepare_state(hx, layers[0][0], shape, batched=True)
         if order is not None:
             h, c = h[:, order], c[:, order]
-        layers = [layer_weights(self, k) for k in range(self.num_layers)]
-        loop = partial(unroll_packed, batch_sizes.tolist())
-        output, (h, c) = run_layers(a_in, (h, c), layers, self._between, loop)
+        one_layer = layer_runner(self.engine, batch_sizes)
+        output, (h, c) = run_layers(data, (h, c), layers, self._between, one_layer)
         if back is not None:
             h, c = h[:, back], c[:, back]
         return PackedSequence(output, batch_sizes, order, back), (h, c)
@@ -400,8 +470,21 @@ def check_input(input: Tensor, weight_ih: Tensor) -> None:
 # %% ../chapters/06_stack.ipynb #6f09ea06
 Sequences = TypeVar("Sequences", Tensor, PackedSequence)
 
+
+class SequenceLSTM(PackedLSTM):
+    """Read vectors, in tensors or packed."""
+
+    def _read(self, input: Sequences, hx: State | None) -> tuple[Sequences, State]:
+        """Check the input, and run all layers; equation (6.2)."""
+        weight_ih, _, _ = layer_weights(self, 0)
+        if isinstance(input, PackedSequence):
+            check_input(input.data, weight_ih)
+            return self._run_packed(input, hx)
+        check_input(input, weight_ih)
+        return self._run(input, hx, batched=input.dim() == 3)
+
 # %% ../chapters/06_stack.ipynb #cf5023be
-class LSTM(PackedLSTM):
+class LSTM(SequenceLSTM):
     """Layers of LSTM cells over time, a drop-in for a unidirectional `torch.nn.LSTM`.
 
     Parameters
@@ -410,22 +493,13 @@ class LSTM(PackedLSTM):
         I, H and L: lengths of an input vector and of a hidden state, number of layers.
     bias, batch_first
         Whether layers have biases; whether sequences are (B, T, ·), not (T, B, ·).
-    dropout
-        Probability to drop an activation between two layers while training.
-    bidirectional, proj_size
-        False and 0; other values raise NotImplementedError.
-    device, dtype
-        Where and how the parameters are stored, under PyTorch's names and shapes.
+    dropout, device, dtype, engine
+        Drop probability between layers; where and how parameters are kept; who computes.
 
     Raises
     ------
-    ValueError, TypeError
-        As PyTorch: a size is below 1, `dropout` is outside [0, 1], or a type is wrong.
-
-    Notes
-    -----
-    `torch.onnx.export` and `torch.compile` unroll the loop over time: T is that of the
-    example. For any T, export an `LSTMCell` and loop around it.
+    ValueError, TypeError, NotImplementedError
+        As PyTorch; `bidirectional` or `proj_size` is given.
     """
 
     def forward(
@@ -435,30 +509,20 @@ class LSTM(PackedLSTM):
 
         Parameters
         ----------
-        input
-            (T, B, I), or (B, T, I) with `batch_first`, or (T, I) without a batch, or
-            a packed sequence.
-        hx
-            (h, c) before the first step, each (L, B, H), or (L, H); zeros if None.
+        input, hx
+            (T, B, I), (B, T, I), (T, I) or packed; (h, c), (L, B, H) or (L, H) each.
 
         Returns
         -------
         output, (h_n, c_n)
-            The last layer's hidden states, as `input` with H in place of I; the state
-            after the last step of each sequence, as `hx`.
+            The last layer's h, as `input`; the state after the last step, as `hx`.
 
         Raises
         ------
         ValueError, RuntimeError, TypeError
-            As PyTorch: `input` or a state has a wrong shape, dtype or device, T is 0,
-            or `hx` is not two tensors.
+            As PyTorch: a shape, dtype or device is wrong, or T is 0.
         """
-        weight_ih, _, bias = layer_weights(self, 0)
-        if isinstance(input, PackedSequence):
-            check_input(input.data, weight_ih)
-            return self._run_packed(F.linear(input.data, weight_ih, bias), input, hx)
-        check_input(input, weight_ih)
-        return self._run(F.linear(input, weight_ih, bias), hx)
+        return self._read(input, hx)
 
 # %% ../chapters/06_stack.ipynb #3ca9a457
 def check_ids(ids: Tensor) -> None:
@@ -468,9 +532,26 @@ def check_ids(ids: Tensor) -> None:
             f"ids is (B, T) int64, and got shape {tuple(ids.shape)}, {ids.dtype}"
         )
 
+# %% ../chapters/06_stack.ipynb #a345f537
+def check_memory(vocab: Vocabulary, hidden_size: int, num_layers: int) -> None:
+    """Refuse a network whose parameters the memory of this machine cannot hold."""
+    new = torch.empty(0)  # as the parameters will be
+    if new.device.type != "cpu" or not hasattr(os, "sysconf"):
+        return  # another device; Windows
+    V, H = len(vocab), hidden_size
+    size = 4 * H * (V + H + 2) + (num_layers - 1) * 4 * H * (2 * H + 2) + V * (H + 1)
+    needed = size * new.element_size()
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise ValueError(
+            f"hidden_size={H} and num_layers={num_layers} with {V} symbols need "
+            f"{needed:,} bytes for the parameters alone, and this machine has "
+            f"{memory:,} bytes of memory: make one of the sizes smaller"
+        )
+
 # %% ../chapters/06_stack.ipynb #752ce1e9
-class CharacterNetwork(nn.Module):
-    """One-hot characters → `LSTM` stack → linear head → logits over the vocabulary."""
+class CharacterLayers(nn.Module):
+    """Hold the parts of a network that reads characters."""
 
     def __init__(
         self,
@@ -478,6 +559,7 @@ class CharacterNetwork(nn.Module):
         hidden_size: int = 256,
         num_layers: int = 2,
         dropout: float = 0.0,
+        engine: str = "auto",
     ) -> None:
         from hlstm.dropout import InvertedDropout  # chapter 7
 
@@ -485,10 +567,23 @@ class CharacterNetwork(nn.Module):
         V = len(vocab)
         self.vocab = vocab
         between = dropout if num_layers > 1 else 0.0
-        self.lstm = LSTM(V, hidden_size, num_layers, batch_first=True, dropout=between)
+        check_arguments(V, hidden_size, num_layers, True, True, between)
+        check_memory(vocab, hidden_size, num_layers)
+        self.lstm = LSTM(
+            V,
+            hidden_size,
+            num_layers,
+            batch_first=True,
+            dropout=between,
+            engine=engine,
+        )
         self.dropout = InvertedDropout(dropout)
         set_forget_bias_(self.lstm, 1.0)
         self.head = nn.Linear(hidden_size, V)
+
+# %% ../chapters/06_stack.ipynb #70c89550
+class CharacterNetwork(CharacterLayers):
+    """One-hot characters → `LSTM` stack → linear head → logits over the vocabulary."""
 
     def forward(self, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Predict each next character; equation (6.5).
@@ -517,7 +612,7 @@ class CharacterNetwork(nn.Module):
 class DeepRNN(CharacterNetwork):
     """A deep recurrent network that reads characters and predicts the next one.
 
-    One-hot characters → `LSTM` stack → linear head → logits over the vocabulary.
+    Its parts are `lstm`, the stack with forget biases of 1, `dropout`, and `head`, linear.
 
     Parameters
     ----------
@@ -525,14 +620,13 @@ class DeepRNN(CharacterNetwork):
         The V symbols the network reads and writes.
     hidden_size, num_layers
         H, the width of every layer, and L, the number of layers.
-    dropout
-        Probability to drop an activation between two layers, and before the head.
+    dropout, engine
+        Probability to drop between two layers, and before the head; who computes.
 
-    Attributes
-    ----------
-    lstm, dropout, head
-        The stack, with forget biases set to 1; what drops its output while training;
-        and the linear map from H to V.
+    Raises
+    ------
+    ValueError, TypeError
+        As `LSTM`; if the parameters need more memory than this machine has.
     """
 
     def generate_text(

@@ -216,6 +216,28 @@ def _read_text(path: Path) -> str:
             ) from error
     return "".join(pieces)
 
+# %% ../chapters/01_text.ipynb #3de40055
+def _read_corpus(path: Path) -> str:
+    """Read a file that may be no corpus; see `load_corpus` for what it raises."""
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder: give one text file, made for example with "
+            f"cat {shlex.quote(str(path))}/*.txt > corpus.txt"
+        )
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no corpus file at {str(path)!r}: give the path of a text file, "
+            'or "shakespeare", or "tinyshakespeare"'
+        )
+    try:
+        text = _read_text(path)
+    except OSError as error:
+        reason = f"cannot read the corpus ({error.strerror}); copy it to where you can"
+        raise OSError(error.errno, reason, str(path)) from error
+    if not text:
+        raise ValueError(f"{path} is empty: a corpus needs at least one character")
+    return text
+
 # %% ../chapters/01_text.ipynb #94c92be5
 def load_corpus(source: str | os.PathLike[str] = "shakespeare") -> str:
     r"""Load a text to learn from.
@@ -249,24 +271,7 @@ def load_corpus(source: str | os.PathLike[str] = "shakespeare") -> str:
     if source == "shakespeare":
         return "\n".join(clean_play(play) for play in read_plays().values())
     path = fetch_tinyshakespeare() if source == "tinyshakespeare" else Path(source)
-    if path.is_dir():
-        raise IsADirectoryError(
-            f"{path} is a folder: give one text file, made for example with "
-            f"cat {shlex.quote(str(path))}/*.txt > corpus.txt"
-        )
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no corpus file at {str(path)!r}: give the path of a text file, "
-            'or "shakespeare", or "tinyshakespeare"'
-        )
-    try:
-        text = _read_text(path)
-    except OSError as error:
-        reason = f"cannot read the corpus ({error.strerror}); copy it to where you can"
-        raise OSError(error.errno, reason, str(path)) from error
-    if not text:
-        raise ValueError(f"{path} is empty: a corpus needs at least one character")
-    return text
+    return _read_corpus(path)
 
 # %% ../chapters/01_text.ipynb #64d1f8ea
 def code_points(text: str) -> Iterator[np.ndarray]:
@@ -337,29 +342,9 @@ def _in_range(ids: Tensor | Iterable[int], size: int) -> list[int]:
         )
     return numbers
 
-# %% ../chapters/01_text.ipynb #b882671d
-class Vocabulary(Symbols):
-    """The symbols of a text, each with an integer from 0 to V − 1.
-
-    Parameters
-    ----------
-    symbols
-        Single characters, each once, or else a ValueError is raised. Their order gives
-        the integers.
-    """
-
-    @classmethod
-    def from_text(cls, text: str) -> "Vocabulary":
-        """Collect the symbols of `text`, sorted by code point.
-
-        The order depends on nothing else. Each code point is a symbol of its own, also
-        a combining mark or a lone surrogate. With one symbol only, V is 1: a network
-        predicts it with certainty from the start, and has nothing to learn.
-        """
-        found = np.zeros(0x110000, dtype=bool)
-        for points in code_points(text):
-            found[points] = True
-        return cls(map(chr, np.flatnonzero(found)))
+# %% ../chapters/01_text.ipynb #5b0aad7f
+class Encoder(Symbols):
+    """Turn text into integers."""
 
     def encode(self, text: str, errors: str = "strict") -> Tensor:
         """Turn N characters into integers, (N,) int64: 8 bytes a character.
@@ -394,6 +379,30 @@ class Vocabulary(Symbols):
             end += len(found)
         ids.resize(end, refcheck=False)  # in place, so that what is left over is freed
         return torch.from_numpy(ids)
+
+# %% ../chapters/01_text.ipynb #b882671d
+class Vocabulary(Encoder):
+    """The symbols of a text, each with an integer from 0 to V − 1.
+
+    Parameters
+    ----------
+    symbols
+        Single characters, each once, or else a ValueError is raised. Their order gives
+        the integers.
+    """
+
+    @classmethod
+    def from_text(cls, text: str) -> "Vocabulary":
+        """Collect the symbols of `text`, sorted by code point.
+
+        The order depends on nothing else. Each code point is a symbol of its own, also
+        a combining mark or a lone surrogate. With one symbol only, V is 1: a network
+        predicts it with certainty from the start, and has nothing to learn.
+        """
+        found = np.zeros(0x110000, dtype=bool)
+        for points in code_points(text):
+            found[points] = True
+        return cls(map(chr, np.flatnonzero(found)))
 
     def decode(self, ids: Tensor | Iterable[int]) -> str:
         """Turn integers (N,) back into N characters.

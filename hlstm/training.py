@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -23,60 +23,17 @@ from torch.nn import functional as F
 
 from .cell import State
 from .clipping import clip_grad_norm_
+from .dropout import evaluating
 from .stack import DeepRNN
 from .text import streams, windows
 
-# %% ../chapters/09_training.ipynb #01c4a628
+# %% ../chapters/09_training.ipynb #3b3b5c1f
 @dataclass(frozen=True)
-class TrainConfig:
-    """The hyperparameters of a run.
-
-    A value of the wrong type raises TypeError, one outside its range ValueError.
-
-    Parameters
-    ----------
-    batch_size
-        B, the number of streams read side by side.
-    sequence_length
-        T, the length of a window of truncated BPTT, in characters.
-    steps
-        S, the number of optimiser steps.
-    learning_rate
-        The largest learning rate, reached after the warm-up.
-    warmup_steps
-        W, the steps over which the learning rate rises linearly.
-    weight_decay
-        AdamW's λ, equation (9.6).
-    max_norm
-        Largest gradient norm; see `hlstm.clipping.clip_grad_norm_`.
-    eval_every
-        Steps between two evaluations on held-out text; 0 evaluates at the end only.
-    seed
-        Decides where each pass over the text starts.
-    save_every
-        Steps between two checkpoints, where a folder is given; 0 saves at the start, at
-        the end and on interruption only.
-    keep
-        How many of the newest checkpoints stay, at least 1.
-    """
-
-    batch_size: int = 32
-    sequence_length: int = 64
-    steps: int = 1000
-    learning_rate: float = 1e-2
-    warmup_steps: int = 50
-    weight_decay: float = 0.01
-    max_norm: float = 1.0
-    eval_every: int = 0
-    seed: int = 0
-    save_every: int = 500
-    keep: int = 3
-
-    def __post_init__(self) -> None:
-        _check_config(self)
+class _FromDict:
+    """What can be built from names and values."""
 
     @classmethod
-    def from_dict(cls, mapping: Mapping[str, Any]) -> "TrainConfig":
+    def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
         """Build a configuration from names and values, as `dataclasses.asdict` gives.
 
         Names that are left out take their defaults. A name that is no hyperparameter
@@ -92,6 +49,41 @@ class TrainConfig:
                     + f"There are: {', '.join(known)}"
                 )
         return cls(**mapping)
+
+# %% ../chapters/09_training.ipynb #01c4a628
+@dataclass(frozen=True)
+class TrainConfig(_FromDict):
+    """The hyperparameters of a run.
+
+    A value of the wrong type raises TypeError, one outside its range ValueError.
+    """
+
+    batch_size: int = 32
+    """B, the number of streams read side by side."""
+    sequence_length: int = 64
+    """T, the length of a window of truncated BPTT, in characters."""
+    steps: int = 1000
+    """S, the number of optimiser steps."""
+    learning_rate: float = 1e-2
+    """The largest learning rate, reached after the warm-up."""
+    warmup_steps: int = 50
+    """W, the steps over which the learning rate rises linearly."""
+    weight_decay: float = 0.01
+    """AdamW's λ, equation (9.6)."""
+    max_norm: float = 1.0
+    """Largest gradient norm; see `hlstm.clipping.clip_grad_norm_`."""
+    eval_every: int = 0
+    """Steps between two evaluations on held-out text; 0 evaluates at the end only."""
+    seed: int = 0
+    """Decides where each pass over the text starts."""
+    save_every: int = 500
+    """Steps between two checkpoints, where a folder is given; 0 saves at the start, at
+    the end and on interruption only."""
+    keep: int = 3
+    """How many of the newest checkpoints stay, at least 1."""
+
+    def __post_init__(self) -> None:
+        _check_config(self)
 
 # %% ../chapters/09_training.ipynb #7fbf1c3f
 def _check_config(config: TrainConfig) -> None:
@@ -186,7 +178,7 @@ def evaluate(
     Parameters
     ----------
     net
-        The network; its mode is restored afterwards.
+        The network; the mode of each of its modules is restored afterwards.
     ids
         (N,) integers of the network's vocabulary, at least two a stream, or ValueError.
     batch_size
@@ -200,16 +192,12 @@ def evaluate(
         Mean cross-entropy in nats per character.
     """
     device = next(net.parameters()).device
-    was_training, state = net.training, None
-    total, count = 0.0, 0
-    try:
-        net.eval()
+    state, total, count = None, 0.0, 0
+    with evaluating(net):
         for inputs, targets in windows(ids.to(device), batch_size, sequence_length):
             logits, state = net(inputs, state)
             loss = F.cross_entropy(logits.mT, targets, reduction="sum")
             total, count = total + loss.item(), count + targets.numel()
-    finally:
-        net.train(was_training)
     return total / count
 
 # %% ../chapters/09_training.ipynb #57f6b88f
@@ -369,9 +357,24 @@ class Position:
     window: int = 0
     state: State | None = None
 
+# %% ../chapters/09_training.ipynb #d15d1576
+class _Run:
+    """What a run is made of; see `Trainer`."""
+
+    def __init__(
+        self, net: DeepRNN, config: TrainConfig | None = None, progress: bool = True
+    ) -> None:
+        self.net, self.config = net, config or TrainConfig()
+        self.progress, self.history, self.position = progress, History(), Position()
+        self.on_evaluation: Callable[[], None] = lambda: None
+        # The checkpoint's description and random states, in a trainer from `resume`.
+        self._origin: tuple[dict[str, Any], dict[str, Tensor]] = ({}, {})
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        self.optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=decay)
+
 # %% ../chapters/09_training.ipynb #e8a4471b
 def _next_step(
-    trainer: "Trainer", inputs: Tensor, targets: Tensor, number: int, window: int
+    trainer: _Run, inputs: Tensor, targets: Tensor, number: int, window: int
 ) -> None:
     config, step = trainer.config, trainer.position.step
     for group in trainer.optimizer.param_groups:
@@ -389,7 +392,7 @@ def _next_step(
     trainer.position = Position(step + 1, number, window + 1, state)
 
 # %% ../chapters/09_training.ipynb #3a6d90e7
-def _measure(trainer: "Trainer", val_ids: Tensor | None) -> None:
+def _measure(trainer: _Run, val_ids: Tensor | None) -> None:
     config, history, done = trainer.config, trainer.history, trainer.position.step
     often = config.eval_every and done and done % config.eval_every == 0
     due = often or done == config.steps
@@ -400,7 +403,7 @@ def _measure(trainer: "Trainer", val_ids: Tensor | None) -> None:
 
 # %% ../chapters/09_training.ipynb #99f9d8bf
 def _train(
-    trainer: "Trainer",
+    trainer: _Run,
     train_ids: Tensor,
     val_ids: Tensor | None,
     between_steps: Callable[[], None],
@@ -422,15 +425,57 @@ def _train(
             between_steps()
 
 # %% ../chapters/09_training.ipynb #f9422dc0
-def _check_length(name: str, ids: Tensor | None, batch_size: int) -> None:
-    if ids is not None and len(ids) < 2 * batch_size:
-        raise ValueError(
-            f"{name} has {len(ids)} characters, too few for a batch_size of "
-            f"{batch_size}: give at least 2 a stream"
-        )
+def _check_lengths(batch_size: int, **texts: Tensor | None) -> None:
+    for name, ids in texts.items():
+        if ids is not None and len(ids) < 2 * batch_size:
+            raise ValueError(
+                f"{name} has {len(ids)} characters, too few for a batch_size of "
+                f"{batch_size}: give at least 2 a stream"
+            )
+
+# %% ../chapters/09_training.ipynb #ee1bbe47
+class _Fitting(_Run):
+    """Train, and keep the run in a folder where one is given."""
+
+    def fit(
+        self,
+        train_ids: Tensor,
+        val_ids: Tensor | None = None,
+        folder: str | os.PathLike[str] | None = None,
+    ) -> History:
+        """Train for `config.steps` steps on the (N,) integers `train_ids`.
+
+        The (M,) integers `val_ids`, where given, are only evaluated. With a folder,
+        checkpoints go there on the way; see `hlstm.resume.saving`. A trainer that comes
+        from `resume` does the steps that are left; a further call runs all once more.
+
+        Raises
+        ------
+        ValueError
+            If a text is too short for the batch, or not the text of the resumed run.
+        TrainingError, NonFiniteGradientError
+            If loss or gradient is not finite. Weights are those before the step named.
+        TrainingInterrupted
+            With a folder, after SIGINT or SIGTERM; the run is saved.
+        OSError
+            If a checkpoint cannot be written (the message names the last good one), or
+            the folder holds another run (FileExistsError).
+        """
+        _check_lengths(self.config.batch_size, train_ids=train_ids, val_ids=val_ids)
+        fresh = not self._origin[0]
+        saved: AbstractContextManager[Callable[[], None]] = nullcontext(lambda: None)
+        if folder is not None or not fresh:
+            from hlstm.resume import saving
+
+            saved = saving(self, train_ids, val_ids, folder)
+        with saved as between_steps:
+            if fresh:
+                self.history, self.position = History(), Position()
+            _train(self, train_ids, val_ids, between_steps)
+        return self.history
 
 # %% ../chapters/09_training.ipynb #9f7d68d8
-class Trainer:
+class Trainer(_Fitting):
     """Train a network by truncated BPTT with carried state.
 
     AdamW (equation 9.6), gradients clipped, warm-up and cosine (equation 9.7).
@@ -448,59 +493,9 @@ class Trainer:
         Whether to show a progress bar.
     """
 
-    def __init__(
-        self, net: DeepRNN, config: TrainConfig | None = None, progress: bool = True
-    ) -> None:
-        self.net, self.config = net, config or TrainConfig()
-        self.progress, self.history, self.position = progress, History(), Position()
-        self.on_evaluation: Callable[[], None] = lambda: None
-        # The checkpoint's description and random states, in a trainer from `resume`.
-        self._origin: tuple[dict[str, Any], dict[str, Tensor]] = ({}, {})
-        rate, decay = self.config.learning_rate, self.config.weight_decay
-        self.optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=decay)
-
-    def fit(
-        self,
-        train_ids: Tensor,
-        val_ids: Tensor | None = None,
-        folder: str | os.PathLike[str] | None = None,
-    ) -> History:
-        """Train for `config.steps` steps on the (N,) integers `train_ids`.
-
-        The (M,) integers `val_ids`, where given, are only evaluated. With a folder,
-        checkpoints go there on the way; see `hlstm.resume.saving`. A trainer that comes
-        from `resume` does the steps that are left. A further call runs the schedule once
-        more.
-
-        Raises
-        ------
-        ValueError
-            If a text is too short for the batch, or not the text of the resumed run.
-        TrainingError, NonFiniteGradientError
-            If loss or gradient is not finite. The message names the step; the weights
-            are those before it.
-        TrainingInterrupted
-            With a folder, after SIGINT or SIGTERM; the run is saved.
-        OSError
-            If a checkpoint cannot be written (the message names the last good one), or
-            the folder holds another run (FileExistsError).
-        """
-        _check_length("train_ids", train_ids, self.config.batch_size)
-        _check_length("val_ids", val_ids, self.config.batch_size)
-        fresh = not self._origin[0]
-        saved: AbstractContextManager[Callable[[], None]] = nullcontext(lambda: None)
-        if folder is not None or not fresh:
-            from hlstm.resume import saving
-
-            saved = saving(self, train_ids, val_ids, folder)
-        with saved as between_steps:
-            if fresh:
-                self.history, self.position = History(), Position()
-            _train(self, train_ids, val_ids, between_steps)
-        return self.history
-
-    @staticmethod
+    @classmethod
     def resume(
+        cls,
         folder: str | os.PathLike[str],
         device: str | torch.device | None = None,
         progress: bool = True,
@@ -508,4 +503,4 @@ class Trainer:
         """Return the trainer of a run that stopped; see `hlstm.resume.resume`."""
         from hlstm.resume import resume
 
-        return resume(folder, device, progress)
+        return resume(folder, device, progress, cls)

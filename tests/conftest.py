@@ -19,6 +19,10 @@ hypothesis.settings.register_profile("book", deadline=None)
 hypothesis.settings.load_profile("book")
 
 
+# Signals, pipes and a shell; and nbdev, which elsewhere writes other line ends.
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+
+
 def skip_or_fail(reason: str) -> None:
     """Skip on a reader's machine; fail where CI says that everything must run."""
     if os.environ.get("CI") == "true":

@@ -80,6 +80,7 @@ RUN_AXE = """async ([standard, ofColour, all]) => {
   }
   return found;
 }"""
+COLOURS = "[...document.links].map((e) => getComputedStyle(e).color).join()"
 RAW_MATH = r"""() => {
   const article = document.querySelector("article") ?? document.body;
   const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
@@ -146,7 +147,10 @@ def visit(page: Page, address: str, path: str) -> list[str]:
     """Open a page; return what goes wrong in it, now and later."""
     wrong: list[str] = []
     host = urlsplit(address).netloc
-    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+    page.on(
+        "console",
+        lambda m: wrong.append(m.text) if m.type in {"error", "warning"} else None,
+    )
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("requestfailed", lambda sent: wrong.append(f"failed: {sent.url}"))
     page.on(
@@ -236,7 +240,7 @@ def test_code_can_be_scrolled_from_the_keyboard(opened: Opened) -> None:
 
 def test_print(opened: Opened) -> None:
     """On paper there is the text alone, and all of each line."""
-    opened.show(700, "dark")
+    opened.show(640, "dark")
     page = opened.page
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
@@ -280,6 +284,32 @@ def test_accessibility(opened: Opened) -> None:
     assert not found
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("path", ["README.html", "chapters/03_gates.html", "404.html"])
+def test_what_is_pointed_at_can_be_read(
+    browser: Browser, address: str, path: str, theme: Literal["light", "dark"]
+) -> None:
+    """Links and buttons keep their contrast under the pointer: all are, at once."""
+    page = browser.new_page(viewport={"width": 1300, "height": 900}, color_scheme=theme)
+    page.goto(address + path)
+    page.add_style_tag(content="* { transition: none !important }")
+    page.evaluate(AXE)
+    session = page.context.new_cdp_session(page)
+    session.send("DOM.enable")
+    session.send("CSS.enable")
+    root = session.send("DOM.getDocument")["root"]["nodeId"]
+    asked = {"nodeId": root, "selector": "a, button, summary, input"}
+    found = session.send("DOM.querySelectorAll", asked)["nodeIds"]
+    before = page.evaluate(COLOURS)
+    for node in found:
+        forced = {"nodeId": node, "forcedPseudoClasses": ["hover"]}
+        session.send("CSS.forcePseudoState", forced)
+    assert page.evaluate(COLOURS) != before, "nothing shows the pointer"
+    wrong = page.evaluate(RUN_AXE, [STANDARD, OF_COLOUR, False])
+    page.close()
+    assert wrong == []
+
+
 def test_axe_knows_the_standard(browser: Browser) -> None:
     page = browser.new_page()
     page.evaluate(AXE)
@@ -307,7 +337,11 @@ def test_search_finds_the_forget_gate(browser: Browser, address: str) -> None:
     found = page.locator("#search-results ul.search li a")
     found.first.wait_for()
     titles = found.all_inner_texts()
+    quoted = page.locator("#search-results .context")
+    quoted.first.wait_for()
+    words = " ".join(quoted.all_inner_texts())
     page.close()
+    assert "Contents" not in words and len(words) > 500, words
     assert any(re.match(r"3\. The gates", title) for title in titles), titles
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,43 @@ def test_a_misspelt_name_finds_its_field(name: str) -> None:
         hlstm.TrainConfig.from_dict({"qqq": 1})
     with pytest.raises(ValueError, match="no hyperparameter 3"):
         hlstm.TrainConfig.from_dict({3: 1})  # type: ignore[dict-item]
+
+
+# Sizes
+
+
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="memory is not known here")
+def test_a_network_too_large_for_memory_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vocab = hlstm.Vocabulary("abc")
+    all_sizes: list[dict[str, Any]] = [
+        {"hidden_size": 10**7},
+        {"hidden_size": 3, "num_layers": 10**12},
+    ]
+    for sizes in all_sizes:
+        with pytest.raises(ValueError, match="bytes of memory: make one") as error:
+            hlstm.DeepRNN(vocab, **sizes)
+        for name, value in sizes.items():
+            assert f"{name}={value} " in str(error.value)
+    net = hlstm.DeepRNN(vocab, 5, 3)
+    needed = sum(p.numel() * p.element_size() for p in net.parameters())
+    for memory in (needed, needed - 1):
+        pages = {"SC_PHYS_PAGES": memory, "SC_PAGE_SIZE": 1}
+        monkeypatch.setattr(os, "sysconf", pages.get)
+        if memory == needed:
+            assert hlstm.DeepRNN(vocab, 5, 3)
+            continue
+        with pytest.raises(ValueError, match=f"need {needed:,} bytes for the param"):
+            hlstm.DeepRNN(vocab, 5, 3)
+    with torch.device("meta"):
+        assert hlstm.DeepRNN(vocab, 10**7), "memory is taken elsewhere"
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5, "8", None])
+def test_a_size_that_is_none_is_refused(size: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="hidden_size"):
+        hlstm.DeepRNN(hlstm.Vocabulary("abc"), size)
 
 
 # Devices

@@ -1,6 +1,8 @@
 """`LSTM` and `LSTMCell` compute what PyTorch's compute: outputs, states, gradients."""
 
 import copy
+import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +18,16 @@ CLOSE: dict[str, Any] = {"rtol": 0, "atol": 1e-12}
 # The largest difference, relative to the largest number of the tensor.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2}
 State = tuple[Tensor, Tensor]
+
+
+@pytest.fixture(scope="module", params=["auto", "reference"], autouse=True)
+def engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here holds of the fastest engine and of the readable one."""
+    defaults = inspect.unwrap(hlstm.LSTM.__init__).__kwdefaults__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(defaults, "engine", request.param)
+        assert hlstm.LSTM(1, 1).engine == request.param
+        yield
 
 
 def pair(

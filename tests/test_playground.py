@@ -4,6 +4,7 @@
 
 import base64
 import itertools
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page
 
 import hlstm
+from tests.conftest import skip_or_fail
 from tests.test_browser import OVERFLOW, STANDARD, address, browser, visit  # noqa: F401
 
 PAGE = "playground.html"
@@ -267,42 +269,37 @@ def test_the_same_seed_writes_the_same_text(browser: Browser, address: str) -> N
 def test_it_writes_a_thousand_characters_a_second(
     browser: Browser, address: str
 ) -> None:
-    """The page's best half second; failing that, the worker without interruptions.
+    """By the page's own clock, in the best half second: others use the machine too."""
+    rate = """() => Number.parseInt(
+      document.querySelector(".rate").textContent.replaceAll(",", "") || 0)"""
+    with playground(browser, address) as page:
+        page.select_option("[name=pace]", "0")
+        best = 0
+        for _ in range(40):
+            if page.inner_text("[name=run]") == "Run":
+                page.click("[name=run]")
+            page.wait_for_timeout(500)
+            best = max(best, page.evaluate(rate))
+            if best >= 1000:
+                break
+        page.click("[name=run]")
+    print(f"{best} characters a second")
+    if best < 1000 and os.getloadavg()[0] > 2 * (os.cpu_count() or 1):
+        skip_or_fail(f"the machine is too busy to be timed: {best} characters a second")
+    assert best >= 1000
 
-    Where other programs take turns with the worker, the page's clock counts theirs too.
-    The fastest tenth of the runs of five characters is then what no other program cut.
-    """
-    undisturbed = """async (weights) => {
-      const task = ({ data }) => {
-        const net = new lib.Network(data), random = lib.randomNumbers(0), times = [];
-        const settings = { temperature: 0.8, topK: null, topP: null };
-        let id = 3;
-        for (let k = 0; k < 400; k++) {
-          const start = performance.now();
-          for (let n = 0; n < 5; n++)
-            id = lib.draw(lib.nextCharacter(net.read(id), settings), random());
-          times.push(performance.now() - start);
-        }
-        postMessage(5000 / times.sort((a, b) => a - b)[40]);
-      };
-      const program = `const lib = (${hlstmNetwork})(); onmessage = ${task}`;
-      const worker = new Worker(URL.createObjectURL(new Blob([program])));
-      worker.postMessage(await (await fetch(weights)).arrayBuffer());
-      return new Promise((done) => (worker.onmessage = (event) => done(event.data)));
-    }"""
+
+def test_a_refused_prompt_stops_the_network(browser: Browser, address: str) -> None:
+    """What has been asked of the worker before does not reach it without a text."""
     with playground(browser, address) as page:
         page.select_option("[name=pace]", "0")
         page.click("[name=run]")
-        rate = best = 0.0
-        for _ in range(6):
-            page.wait_for_timeout(600)
-            shown = page.inner_text(".rate").replace(",", "")
-            best = max(best, float(shown.split()[0]) if shown else 0)
-        page.click("[name=run]")
-        if best < 1000:
-            rate = page.evaluate(undisturbed, WEIGHTS)
-        print(f"{best:.0f} characters a second, {rate:.0f} without interruptions")
-        assert max(best, rate) >= 1000
+        wait_for_status(page, "Running")
+        page.fill("[name=prompt]", "É")
+        assert "U+00C9" in wait_for_status(page, "Not accepted")
+        page.fill("[name=prompt]", "A")
+        page.click("[name=step]")
+        wait_for_status(page, "1 written")
 
 
 def test_the_page_answers_while_the_network_runs(

@@ -1,5 +1,7 @@
 """Weights of one byte, beyond the cases that the supplement to chapter 10 prints."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,28 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
         hlstm.load_int8(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         hlstm.save_int8(network(), tmp_path / "nowhere" / "net")
+
+
+def test_a_save_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net"
+    hlstm.save_int8(network(), path)
+    content = path.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        hlstm.save_int8(network(), path)
+    assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
+
+
+def test_load_model_names_the_function_that_reads_the_file(tmp_path: Path) -> None:
+    hlstm.save_int8(network(), tmp_path / "net")
+    with pytest.raises(hlstm.CheckpointError, match="read it with hlstm.load_int8"):
+        hlstm.load_model(tmp_path / "net")
 
 
 def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:

@@ -211,6 +211,14 @@ def test_a_resumed_trainer_needs_no_folder(tmp_path: Path, whole: Path) -> None:
     assert resumed.history.loss != history.loss
 
 
+def test_a_subclass_resumes_as_itself(whole: Path) -> None:
+    class Mine(hlstm.Trainer):
+        pass
+
+    assert type(Mine.resume(whole, progress=False)) is Mine
+    assert type(hlstm.Trainer.resume(whole)) is hlstm.Trainer
+
+
 def test_a_run_branches_into_another_folder(tmp_path: Path, whole: Path) -> None:
     with pytest.raises(hlstm.TrainingInterrupted):
         at_step(trainer(), 7, interrupt()).fit(*texts(), folder=tmp_path / "one")
@@ -433,6 +441,7 @@ class Bomb:
     def __init__(self, moment: int) -> None:
         self.moment, self.count = moment, 0
         self.saving: list[int] = []
+        self.torn: list[int] = []
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Any:
         if frame.f_code.co_filename not in self.files:
@@ -441,8 +450,11 @@ class Bomb:
             self.count += 1
             if self.count == self.moment:
                 os.kill(os.getpid(), signal.SIGKILL)
-            if frame.f_code.co_name in ("write", "write_file", "_replace", "_prune"):
+            name = frame.f_code.co_name
+            if name in ("write_file", "_replace", "_prune"):
                 self.saving.append(self.count)
+            if name == "_replace" and "file" in frame.f_locals:
+                self.torn.append(self.count)
         return self
 
 
@@ -456,7 +468,7 @@ def job(folder: str, moment: int) -> dict[str, Any]:
     sys.settrace(bomb)
     subject.fit(*texts(), folder=folder)
     sys.settrace(None)
-    return {"count": bomb.count, "saving": bomb.saving}
+    return {"count": bomb.count, "saving": bomb.saving, "torn": bomb.torn}
 
 
 def serve() -> None:
@@ -508,10 +520,10 @@ def test_killed_at_20_moments_a_run_goes_on_bit_by_bit(
     assert code == 0
     choose = random.Random(0)
     moments = [choose.randrange(1, lines["count"]) for _ in range(10)]
-    moments += choose.sample(lines["saving"], 10)
+    moments += choose.sample(lines["saving"], 5) + choose.sample(lines["torn"], 5)
     torn = 0
-    for moment in moments:
-        folder = tmp_path / str(moment)
+    for number, moment in enumerate(moments):
+        folder = tmp_path / str(number)
         code, _ = run(folder, moment)
         assert code == -signal.SIGKILL
         torn += any(folder.glob(".*.tmp"))

@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hlstm
+from tests.conftest import posix
 
 # Every code point: surrogates, combining marks, unassigned ones and all planes.
 SIGNS = (
@@ -148,6 +149,7 @@ def test_bad_files_are_refused(tmp_path: Path, content: bytes, message: str) -> 
     ],
 )
 @pytest.mark.parametrize("big_endian", [False, True])
+@posix
 def test_the_command_in_the_message_converts_the_file(
     tmp_path: Path, encoding: str, message: str, big_endian: bool
 ) -> None:
@@ -167,6 +169,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         hlstm.load_corpus(tmp_path / "nowhere.txt")
 
 
+@posix
 def test_a_folder_is_refused_with_a_way_out(tmp_path: Path) -> None:
     folder = tmp_path / "my texts"
     folder.mkdir()

@@ -239,6 +239,7 @@ def run_chapter(name: str, python: Path, folder: Path, **environment: str) -> No
         km=manager,
         resources={"metadata": {"path": str(empty)}},
         timeout=900,
+        startup_timeout=300,
     ).execute(cleanup_kc=True, env={**os.environ, **home, **environment})
     for cell in code_cells(notebook):
         for output in cell.outputs:

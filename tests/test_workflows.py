@@ -1,8 +1,9 @@
 """The workflows on GitHub: well formed, pinned, and with no more rights than they need."""
 
 import re
+import shutil
 import subprocess
-import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ PINNED = re.compile(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
 
 def actionlint(*paths: Path) -> subprocess.CompletedProcess[str]:
     """Run actionlint, without the other programs that it would look for."""
-    program = Path(sys.executable).with_name("actionlint")
-    if not program.exists():
+    program = shutil.which("actionlint", path=sysconfig.get_path("scripts"))
+    if program is None:
         skip_or_fail("no actionlint for this platform")
     alone = ["-no-color", "-shellcheck=", "-pyflakes="]
     words = [str(program), *alone, *map(str, paths)]
@@ -103,5 +104,9 @@ def test_what_is_tested_and_when() -> None:
     assert systems == ["macos-latest", "windows-latest"]
     assert triggers["push"] == {"branches": [settings()["branch"]]}
     assert read("publish.yml")[True] == {"push": {"tags": ["v*"]}}
+    published = [
+        step.get("run") for step in read("publish.yml")["jobs"]["build"]["steps"]
+    ]
+    assert {"make release-check", "make book", "make pdf"} <= set(published)
     for name in ("pages", "pypi"):
         assert read("publish.yml")["jobs"][name]["needs"] == ["test", "build"]

@@ -33,3 +33,13 @@ window.addEventListener("beforeprint", () => {
   set("light", true);
   window.addEventListener("afterprint", () => set(theme, false), { once: true });
 });
+
+// The search quotes the article, without the lists and buttons around it.
+document.addEventListener("DOMContentLoaded", () => {
+  if (typeof Search === "undefined") return;
+  Search.htmlToText = (html, anchor) => {
+    const article = new DOMParser().parseFromString(html, "text/html").querySelector("article");
+    for (const e of article.querySelectorAll(".headerlink, .exported, mjx-assistive-mml")) e.remove();
+    return ((anchor && article.querySelector(anchor)) || article).textContent;
+  };
+});

@@ -64,12 +64,13 @@
   }
 
   function settings() {
+    const pace = Number(field.pace?.value ?? 30); // 0 is as fast as it can
     return {
       temperature: Number(field.temperature.value),
       topK: optional(field.topK),
       topP: optional(field.topP),
-      pace: Number(field.pace?.value ?? 30),
-      interval: calm.matches ? 500 : 33,
+      pace,
+      interval: calm.matches ? 500 : pace ? 33 : 100, // ms between two reports
       ...(gates && {
         layer: Number(field.layer.value),
         gate: field.gate.value,

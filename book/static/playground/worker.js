@@ -7,12 +7,13 @@ function hlstmWorker(scope, library) {
   const KEPT = 128; // characters whose gates are remembered
   const LIMIT = 20000; // characters that one run writes
 
-  let net, logits, random, timer, settings;
+  let net, logits, random, settings;
   let ids, read; // the whole text, and how much of it the network has read
   let promptLength, reported; // in characters
   let goal = 0; // characters still to write
   let due = 0; // when the next character may be written
   let lastReport = 0;
+  let timer, turn = 0; // what wakes the worker next
   let clock = { start: 0, length: 0, rate: 0 };
   let memory; // by layer and gate, KEPT rows of H numbers, used in turn
 
@@ -46,12 +47,24 @@ function hlstmWorker(scope, library) {
     }
     const done = !reading() && !writing();
     if (done || now - lastReport >= settings.interval) report(now);
-    if (!done) timer = setTimeout(work, reading() ? 0 : Math.max(0, due - now));
+    if (!done) wake(reading() ? 0 : due - now);
   }
 
-  function wake() {
+  // A timer that follows a timer waits 4 ms at least; a message to oneself does not wait, and
+  // lets in those of the page.
+  const bell = new MessageChannel();
+  bell.port1.onmessage = ({ data }) => data === turn && work();
+
+  function wake(delay = 0) {
+    sleep();
+    if (!ids) return;
+    if (delay > 0) timer = setTimeout(work, delay);
+    else bell.port2.postMessage(turn);
+  }
+
+  function sleep() {
     clearTimeout(timer);
-    if (ids) timer = setTimeout(work, 0);
+    turn += 1;
   }
 
   // Characters a second, over the last half second or more.
@@ -104,6 +117,7 @@ function hlstmWorker(scope, library) {
       scope.postMessage({ type: "ready", symbols, layers: layers.length, units: layers[0].H });
     },
     reset({ prompt, seed }) {
+      sleep();
       goal = 0;
       ids = undefined; // where the prompt is refused
       ids = net.encode(prompt);
