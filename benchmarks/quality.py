@@ -39,10 +39,10 @@ CORES = os.cpu_count() or 1
 
 HEADLINE = Recipe(
     hidden_size=512,
-    epochs=40,
+    epochs=20,
     batch_size=32,
-    sequence_length=128,
-    learning_rate=2e-3,
+    sequence_length=64,
+    learning_rate=3e-3,
     warmup_steps=200,
     weight_decay=0.1,
     precision="bfloat16",
@@ -354,7 +354,9 @@ def measure(only: str = "", threads: int = CORES) -> None:
         print(f"\n{name}", flush=True)
         whole = not name.startswith("ablation/")
         result = measure_run(corpus, name, recipe, seed, whole)
-        command = f"python -m benchmarks.quality all --only '{name}'"
+        command = (
+            f"python -m benchmarks.quality all --only '{name}' --threads {threads}"
+        )
         store("runs", {**result, "command": command}, name)
     for name, section in SECTIONS.items():
         if name.startswith(only) and name not in read_results():
