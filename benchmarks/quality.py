@@ -38,15 +38,15 @@ BUILD = ROOT / "_build" / "quality"  # weights, and runs that are not finished
 CORES = os.cpu_count() or 1
 
 HEADLINE = Recipe(
-    hidden_size=512,
-    epochs=20,
+    hidden_size=384,
+    epochs=32,
     batch_size=32,
     sequence_length=64,
-    learning_rate=3e-3,
+    learning_rate=4e-3,
     warmup_steps=200,
     weight_decay=0.1,
     precision="bfloat16",
-    dropout_between=0.5,
+    dropout_between=0.4,
     dropout_output=0.5,
     weight_drop=0.3,
     column_bound=1.0,
@@ -55,7 +55,7 @@ HEADLINE = Recipe(
 )
 QUICK = Recipe(
     hidden_size=192,
-    epochs=0.5,
+    epochs=1.1,
     batch_size=16,
     sequence_length=64,
     learning_rate=1e-2,
@@ -64,13 +64,21 @@ QUICK = Recipe(
     column_bound=1.5,
 )
 LONGER = replace(
-    QUICK, hidden_size=256, epochs=6, batch_size=32, learning_rate=6e-3, ema=0.99
-)
-# A quarter of the headline's parameters and of its text.
-SHORT = Recipe(
+    QUICK,
     hidden_size=256,
-    text_share=0.25,
-    epochs=24,
+    epochs=8,
+    batch_size=32,
+    learning_rate=6e-3,
+    weight_decay=0.1,
+    dropout_between=0.2,
+    dropout_output=0.2,
+    ema=0.99,
+)
+# An eighth of the headline's parameters and of its text, as many passes.
+SHORT = Recipe(
+    hidden_size=128,
+    text_share=0.125,
+    epochs=32,
     batch_size=32,
     sequence_length=64,
     learning_rate=4e-3,
@@ -261,7 +269,13 @@ def compressors(corpus: Corpus) -> dict[str, Any]:
 
 def headline_nets() -> list[hlstm.DeepRNN]:
     """The networks of the headline's runs."""
-    return [hlstm.load_model(weights_path(f"headline/{seed}")) for seed in range(3)]
+    paths = [weights_path(f"headline/{seed}") for seed in range(3)]
+    if gone := [str(path) for path in paths if not path.exists()]:
+        raise SystemExit(
+            f"missing: {', '.join(gone)}. Delete the entries headline/0 to headline/2 of "
+            f"{RESULT} and run again: they train these networks"
+        )
+    return [hlstm.load_model(path) for path in paths]
 
 
 def ensemble(corpus: Corpus) -> dict[str, Any]:
