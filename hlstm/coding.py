@@ -65,7 +65,7 @@ def settled(low: int, high: int) -> int | None:
 
 # %% ../chapters/15_results.ipynb #9a1c0dea
 class ArithmeticEncoder:
-    """Write symbols as digits of one binary fraction; equation (15.4) in 32 bits."""
+    """Write symbols as digits of one binary fraction; equation (15.5) in 32 bits."""
 
     def __init__(self) -> None:
         self.low, self.high, self.pending = 0, FULL, 0
@@ -156,7 +156,7 @@ HEADER = struct.Struct(">QII")  # characters, streams, CRC-32 of the text
 
 # %% ../chapters/15_results.ipynb #9a1c0df3
 def compress(net: DeepRNN, text: str, streams: int = 1) -> bytes:
-    """Write a text in about as many bytes as equation (15.3) gives.
+    """Write a text in about as many bytes as equation (15.4) gives.
 
     Parameters
     ----------

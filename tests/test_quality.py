@@ -1,6 +1,6 @@
 """The recipes behind chapter 15: what is trained is what is evaluated and saved."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +154,25 @@ def test_every_recipe_has_at_most_three_and_a_half_million_parameters() -> None:
         with torch.device("meta"):
             net = hlstm.DeepRNN(vocab, wanted.hidden_size, wanted.num_layers)
         assert sum(p.numel() for p in net.parameters()) <= 3_500_000, name
+
+
+def test_the_results_are_those_of_the_present_recipes() -> None:
+    runs = quality.read_results()["runs"]
+    assert runs.keys() == quality.plan().keys()
+    for name, (wanted, seed) in quality.plan().items():
+        assert runs[name]["recipe"] == asdict(wanted), name
+        assert runs[name]["seed"] == seed, name
+
+
+def test_masks_keep_the_expectation_and_their_shape() -> None:
+    torch.manual_seed(0)
+    ones = torch.ones(300, 7, 501)
+    dropped = recipe.drop_and_scale(ones, 0.3)
+    assert abs((dropped == 0).float().mean() - 77 / 256) < 0.002
+    assert dropped.mean().item() == pytest.approx(1, abs=0.004)
+    together = recipe.drop_and_scale(ones, 0.5, 1)
+    assert torch.equal(together, together[:, :1].expand_as(ones))
+    # Neighbours come from the same 64 random bits, and are independent all the same.
+    zero = (dropped.flatten() == 0).float()
+    assert abs((zero[1:] * zero[:-1]).mean() - (77 / 256) ** 2) < 0.002
+    assert torch.equal(recipe.drop_and_scale(ones, 0.0), ones)
