@@ -1,7 +1,9 @@
 """The recipes behind chapter 15: what is trained is what is evaluated and saved."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -176,3 +178,26 @@ def test_masks_keep_the_expectation_and_their_shape() -> None:
     zero = (dropped.flatten() == 0).float()
     assert abs((zero[1:] * zero[:-1]).mean() - (77 / 256) ** 2) < 0.002
     assert torch.equal(recipe.drop_and_scale(ones, 0.0), ones)
+
+
+def test_the_readme_quotes_the_results() -> None:
+    text = (quality.ROOT / "README.md").read_text("utf-8")
+    runs = quality.read_results()["runs"]
+    headline = [runs[f"headline/{seed}"] for seed in range(3)]
+    losses = {
+        name: [run["val_loss"][name] for run in headline]
+        for name in ("streaming", "windows_256")
+    }
+    mean_loss, deviation = mean(losses["streaming"]), stdev(losses["streaming"])
+    assert f"{mean_loss:.3f} nats" in text
+    assert f"standard deviation {deviation:.3f}" in text
+    assert f"{mean(losses['windows_256']):.3f} in windows of 256" in text
+    assert f"{headline[0]['parameters'] / 1e6:.1f} million parameters" in text
+    assert all(2200 < run["seconds"] < 2600 for run in headline)
+    speed = json.loads(quality.RESULT.with_name("speed.json").read_text("utf-8"))
+    ratios = [
+        bar["measured"]
+        for bar in speed["bars"]
+        if bar["bar"].startswith("fused / nn.LSTM") and "float32" in bar["bar"]
+    ]
+    assert f"{min(ratios):.1f} to {max(ratios):.1f} times the speed" in text
