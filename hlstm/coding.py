@@ -190,7 +190,7 @@ def compress(net: DeepRNN, text: str, streams: int = 1) -> bytes:
     body = HEADER.pack(len(known), streams, crc) + encoder.finish()
     return body + zlib.crc32(body).to_bytes(4)
 
-
+# %% ../chapters/15_results.ipynb #8928d2ae
 def decompress(net: DeepRNN, data: bytes) -> str:
     """Read a text that `compress` wrote.
 
