@@ -6,8 +6,8 @@
 python := .venv/bin/python
 installed := .venv/.installed
 built := _build/.built
-sources := $(wildcard chapters/*.ipynb hlstm/*.* hlstm/*/* book/*.* book/static/* book/static/*/* book/templates/* \
-	book/templates/*/* appendices/*) \
+sources := $(wildcard chapters/*.ipynb hlstm/*.* hlstm/*/* book/*/*.* book/site/static/* book/site/static/*/* \
+	book/site/templates/* book/site/templates/*/* appendices/*) \
 	_config.yml _toc.yml README.md playground.md settings.ini constraints.txt
 
 twine := twine==7.0.0
@@ -36,10 +36,10 @@ serve: book ## show the site on http://localhost:8000
 	@cd _build/html && ../../$(python) -m http.server --bind 127.0.0.1 8000
 
 pdf: $(built) ## print the whole book into one PDF, with Chromium
-	@$(python) -m book.pdf
+	@$(python) -m book.tools.pdf
 
 lighthouse: $(built) ## measure pages with Lighthouse, which comes from npm
-	@$(python) -m book.lighthouse
+	@$(python) -m book.tools.lighthouse
 
 # The chapters run one after the other, so a second core tests the library beside them; each
 # of the two shows what it has to say when it is done. In the site's tests a file stays with
@@ -56,63 +56,63 @@ test-library: $(installed) ## test what needs no site, and how much of the libra
 
 FUZZ ?= 500000
 fuzz: $(installed) ## load 500,000 damaged model files in about ten minutes; FUZZ=N takes N
-	@$(python) -m book.exports
-	@FUZZ=$(FUZZ) $(python) -m pytest tests/test_fuzz.py
+	@$(python) -m book.notebooks.exports
+	@FUZZ=$(FUZZ) $(python) -m pytest tests/library/test_files_fuzz.py
 
 export: $(installed) ## write hlstm/ from the chapters
-	@$(python) -m book.exports
+	@$(python) -m book.notebooks.exports
 
 clean-outputs: $(installed) ## strip outputs from the chapters, format their code, write their set-up cell
-	@$(python) -m book.setup_cell
+	@$(python) -m book.notebooks.setup_cell
 	@.venv/bin/nbdev_clean
 	@.venv/bin/ruff check --quiet --select I --fix .
 	@.venv/bin/ruff format --quiet .
 
 lock: ## resolve settings.ini afresh into constraints.txt
-	@sh book/environment.sh lock
+	@sh book/tools/environment.sh lock
 
 wheel: $(installed) ## build the package into dist/
-	@$(python) -m book.exports
+	@$(python) -m book.notebooks.exports
 	@mkdir -p "$$IPYTHONDIR"
 	@rm -rf dist
 	@$(python) -m build --no-isolation --outdir dist . >_build/wheel.txt || { tail -n 20 _build/wheel.txt; exit 1; }
 	@ls dist/*.whl
 
 weights: $(installed) ## train the network that comes with the package, in ten to twenty minutes
-	@$(python) -m book.exports
+	@$(python) -m book.notebooks.exports
 	@$(python) -m benchmarks.weights
 
 quality: $(installed) ## measure what hlstm/results/quality.json lacks, and print its tables
-	@$(python) -m book.exports
+	@$(python) -m book.notebooks.exports
 	@$(python) -m benchmarks.quality all
 
 bench: $(installed) ## measure the speed of the engines, in at most ten minutes on a quiet machine
-	@$(python) -m book.exports
+	@$(python) -m book.notebooks.exports
 	@$(python) benchmarks/speed.py
 
 release-check: wheel ## check what a release publishes, in an environment of its own
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(python) -m venv "$$folder" && \
 	"$$folder/bin/python" -m pip install --quiet --disable-pip-version-check $(twine) && \
 	"$$folder/bin/twine" check --strict dist/*
-	@CI=true HLSTM_DIST="$(CURDIR)/dist" $(python) -m pytest tests/test_wheel.py
+	@CI=true HLSTM_DIST="$(CURDIR)/dist" $(python) -m pytest tests/book/test_wheel.py
 
 clean: ## remove what was built; .venv stays
 	@rm -rf _build build dist *.egg-info
 
 check: $(installed)
-	@$(python) -m book.exports --check
+	@$(python) -m book.notebooks.exports --check
 	@.venv/bin/ruff format --quiet --check . || { echo "not formatted; run make clean-outputs"; exit 1; }
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy --no-error-summary
 
 $(installed): constraints.txt settings.ini setup.py pyproject.toml
-	@sh book/environment.sh install
+	@sh book/tools/environment.sh install
 	@touch $@
 
 # After a failure the doctrees go: Sphinx would not repeat a page's warning. The executed
 # chapters stay cached.
 $(built): $(installed) $(sources)
-	@$(python) -m book.exports
+	@$(python) -m book.notebooks.exports
 	@mkdir -p "$$IPYTHONDIR"
 	@$(offline) .venv/bin/jupyter-book build . -W --keep-going -q >_build/log.txt || \
 		{ rm -rf _build/.doctrees; echo "the book was not built; see the lines above"; exit 1; }

@@ -196,6 +196,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", configure)
     # After the themes, which add scripts.
     app.connect("html-page-context", complete, priority=900)
-    # After book.assets, which changes the pages.
+    # After book.site.assets, which changes the pages.
     app.connect("build-finished", finish, priority=700)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

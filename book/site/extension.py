@@ -17,8 +17,8 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
 from book import ROOT, settings
-from book.exports import PACKAGE, exported_modules
-from book.reader import download, read
+from book.notebooks.exports import PACKAGE, exported_modules
+from book.notebooks.reader import download, read
 
 LOGGER = logging.getLogger(__name__)
 API_PAGE = "appendices/api"

@@ -14,9 +14,9 @@ from nbformat import NotebookNode
 from PIL import Image
 
 from book import ROOT, settings
-from book.assets import lean
-from book.reader import code_cells, split_directives
-from book.setup_cell import CELL_ID
+from book.notebooks.reader import code_cells, split_directives
+from book.notebooks.setup_cell import CELL_ID
+from book.site.assets import lean
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """A run that is stopped at any moment goes on as if it had never stopped.
 
-`python -m tests.test_resume` is the program that trains here and is killed: it takes
+`python -m tests.library.test_trainer_resume` is the program that trains here and is killed: it takes
 jobs, one JSON list a line, and forks for each, so that torch is imported once.
 """
 
@@ -493,7 +493,7 @@ Run = Callable[[Path, int], tuple[int, Any]]
 def run() -> Iterator[Run]:
     """Runs a job in a process of its own; gives its exit code and its answer."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.test_resume"],
+        [sys.executable, "-m", "tests.library.test_trainer_resume"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Page
 
 import hlstm
 from tests.conftest import skip_or_fail
-from tests.test_browser import OVERFLOW, STANDARD, address, browser, visit  # noqa: F401
+from tests.site.test_browser import OVERFLOW, STANDARD, address, browser, visit  # noqa: F401
 
 PAGE = "playground.html"
 PANEL = "chapters/10_sampling.html"

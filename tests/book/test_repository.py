@@ -14,8 +14,8 @@ from nbformat import NotebookNode
 from pybtex.database import parse_file
 
 from book import ROOT, settings
-from book.exports import exported_modules, init_source
-from book.reader import (
+from book.notebooks.exports import exported_modules, init_source
+from book.notebooks.reader import (
     code_cells,
     dependencies,
     modules,
@@ -23,7 +23,7 @@ from book.reader import (
     read,
     split_directives,
 )
-from book.setup_cell import CELL_ID, put, setup_source
+from book.notebooks.setup_cell import CELL_ID, put, setup_source
 from tests.conftest import posix
 
 ALLOWED = {"torch", "numpy", "safetensors", "tqdm", "pooch", "tyro"} | set(
@@ -303,7 +303,7 @@ def test_constraints_hold_the_requirements() -> None:
 
 def test_works_that_are_cited_are_in_the_bibliography(tracked: list[str]) -> None:
     known = set()
-    for entry in parse_file(ROOT / "book" / "references.bib").entries.values():
+    for entry in parse_file(ROOT / "book/site/references.bib").entries.values():
         known.add(entry.fields.get("url", ""))
         known.add("https://doi.org/" + entry.fields.get("doi", ""))
     pages = [path for path in tracked if path.endswith((".ipynb", ".md"))]
@@ -315,7 +315,7 @@ def test_works_that_are_cited_are_in_the_bibliography(tracked: list[str]) -> Non
 
 
 def test_bibliography_entries_are_complete() -> None:
-    entries = parse_file(ROOT / "book" / "references.bib").entries
+    entries = parse_file(ROOT / "book/site/references.bib").entries
     unlinked = {"hochreiter1991", "mikolov2012"}
     for key, entry in entries.items():
         assert re.fullmatch(r"[a-z]+\d{4}[a-z]*", key), key

@@ -1,6 +1,6 @@
 """Prints the whole book into one PDF with Chromium: no TeX is needed.
 
-    python -m book.pdf
+    python -m book.tools.pdf
 
 The first page of the site becomes the book: the articles of the others follow in the
 order of the course, with their links led to where they now stand.
@@ -9,7 +9,7 @@ order of the course, with their links led to where they now stand.
 from playwright.sync_api import sync_playwright
 
 from book import ROOT, settings
-from book.host import chromium, serve
+from book.tools.host import chromium, serve
 
 JOIN = """async () => {
   const order = [...document.querySelectorAll(".bd-docs-nav a.reference.internal")];

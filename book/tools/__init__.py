@@ -1,0 +1,1 @@
+"""Programs around the book: its environment, a host, a PDF, measurements."""
