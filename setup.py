@@ -42,6 +42,7 @@ setup(
             "data/*",
             "weights/*",
             "results/*",
+            "csrc/*",
         ]
     },
     zip_safe=False,

@@ -3,10 +3,13 @@
     python -m book.notebooks.exports            write what has changed
     python -m book.notebooks.exports --check    write nothing; fail where something would change
 
+A notebook may fill several modules: a cell `#| export name` goes to hlstm/name.py, and one
+that begins with `%%writefile csrc/NAME.hpp` to hlstm/csrc/NAME.hpp, byte for byte.
 nbdev works on a copy, so that a file whose text stays the same keeps its time stamp.
 """
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -16,31 +19,46 @@ from pathlib import Path
 import nbformat
 
 from book import ROOT, settings
-from book.notebooks.reader import code_cells, modules, split_directives
+from book.notebooks.reader import code_cells, modules
 
 PACKAGE = "hlstm"
+# What is importable from hlstm itself; all else stays in its module.
+TOP_LEVEL = (
+    "load_corpus Vocabulary one_hot train_val_split LSTMCell LSTM DeepRNN set_forget_bias_ "
+    "InvertedDropout clip_grad_norm_ boltzmann TrainConfig Trainer evaluate load_model "
+    "load_pretrained load_run save_int8 load_int8 compress decompress"
+).split()
+HEADER = re.compile(r"%%writefile csrc/(?P<name>\w+\.hpp)\n")
+
+
+def chapter_paths(root: Path) -> list[Path]:
+    """The notebooks: the numbered chapters first, then the lettered appendices."""
+    return sorted((root / "chapters").glob("*.ipynb"))
 
 
 def exported_modules(root: Path) -> list[str]:
     """The modules in the order of the chapters that own them."""
-    found: list[str] = []
-    for path in sorted((root / "chapters").glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
-        owned = {
-            directives["default_exp"]
-            for directives, _ in (
-                split_directives(c.source) for c in code_cells(notebook)
-            )
-            if "default_exp" in directives
-        }
-        for name in modules(notebook):
-            if name not in owned:
-                # nbdev would append to it at each export, and never start it anew.
+    owners: dict[str, str] = {}
+    for path in chapter_paths(root):
+        for name in modules(nbformat.read(path, as_version=4)):
+            if name in owners:
                 raise SystemExit(
-                    f"{path.name} exports to {name!r}, which is not its default_exp; "
-                    f"give {name!r} a notebook of its own"
+                    f"{path.name} exports to {name!r}, which {owners[name]} fills; "
+                    "a module has one notebook"
                 )
-            found.append(name)
+            owners[name] = path.name
+    return list(owners)
+
+
+def headers(root: Path) -> dict[str, str]:
+    """The C++ headers that the chapters write, by file name."""
+    found: dict[str, str] = {}
+    for path in chapter_paths(root):
+        for cell in code_cells(nbformat.read(path, as_version=4)):
+            if match := HEADER.match(cell.source):
+                if match["name"] in found:
+                    raise SystemExit(f"{path.name} writes {match['name']} twice")
+                found[match["name"]] = cell.source[match.end() :].rstrip("\n") + "\n"
     return found
 
 
@@ -53,44 +71,61 @@ def public_names(module: Path) -> list[str]:
 
 
 LAZY = '''
+
+_MODULES = {modules!r}
+_HOMES = {{
+{homes}
+}}
+
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         """Import what is asked for now: PyTorch takes seconds, and may not be needed."""
         if name in _MODULES:
-            return import_module(f".{name}", __name__)
+            return import_module(f".{{name}}", __name__)
         if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+            raise AttributeError(f"module {{__name__!r}} has no attribute {{name!r}}")
+        value = getattr(import_module(f".{{_HOMES[name]}}", __name__), name)
         globals()[name] = value
         return value
 
 
+__all__ = [
+{names}
+]
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, *__all__})
+    return sorted({{*globals(), *_MODULES, *__all__}})
 '''
 
 
+def homes(package: Path, modules: list[str]) -> dict[str, str]:
+    """Each name of `TOP_LEVEL` that a module lists, with that module."""
+    public = {module: public_names(package / f"{module}.py") for module in modules}
+    return {
+        name: module
+        for name in TOP_LEVEL
+        for module, listed in public.items()
+        if name in listed
+    }
+
+
 def init_source(package: Path, names: list[str], version: str) -> str:
-    """The text of hlstm/__init__.py: each module's public names, in chapter order."""
-    public = {name: public_names(package / f"{name}.py") for name in names}
+    """The text of hlstm/__init__.py."""
+    found = homes(package, names)
     lines = [
         '"""A deep LSTM from raw tensor operations, exported from the chapters."""'
     ]
     lines += ["", "from importlib import import_module"]
     lines += ["from typing import TYPE_CHECKING, Any"]
     lines += ["", f'__version__ = "{version}"', "", "if TYPE_CHECKING:"]
-    for name, found in public.items():
-        if found:
-            lines.append(f"    from .{name} import (")
-            lines += [f"        {item}," for item in found]
-            lines.append("    )")
-    lines += ["", f"_MODULES = {tuple(names)!r}", "_HOMES = {"]
-    for name, found in public.items():
-        lines += [f'    "{item}": "{name}",' for item in found]
-    lines += ["}", "__all__ = ["]
-    lines += [f'    "{item}",' for found in public.values() for item in found]
-    return "\n".join([*lines, "]", LAZY])
+    lines += [f"    from .{module} import {name}" for name, module in found.items()]
+    return "\n".join(lines) + LAZY.format(
+        modules=tuple(names),
+        homes="\n".join(f'    "{name}": "{home}",' for name, home in found.items()),
+        names="\n".join(f'    "{name}",' for name in found),
+    )
 
 
 MAIN = '''\
@@ -119,6 +154,30 @@ if __name__ == "__main__":
 '''
 
 
+# Every module is begun anew, also one that is not its notebook's default, and opens with
+# the question that the notebook asks.
+NBDEV = """
+from pathlib import Path
+from nbdev.config import add_init, get_config
+from nbdev.export import ExportModuleProc, nb_export
+from nbdev.maker import ModuleMaker
+
+class Whole(ModuleMaker):
+    def __init__(self, *args, is_new, **kwargs):
+        super().__init__(*args, is_new=True, **kwargs)
+
+    def make(self, cells, *args, **kwargs):
+        titles.extend(c for c in cells if c.cell_type == "markdown")
+        code = [c for c in cells if c.cell_type != "markdown"]
+        super().make([*titles[:1], *code], *args, **kwargs)
+
+for path in sorted(Path("chapters").glob("*.ipynb")):
+    titles = []
+    nb_export(path, mod_maker=Whole)
+add_init(get_config().lib_path)
+"""
+
+
 def export(root: Path, target: Path) -> Path:
     """Export the chapters of `root` afresh into the folder `target`."""
     shutil.copy(root / "settings.ini", target)
@@ -126,23 +185,33 @@ def export(root: Path, target: Path) -> Path:
     package = target / PACKAGE
     package.mkdir()
     names = exported_modules(root)
-    code = "from nbdev.doclinks import nbdev_export; nbdev_export()"
-    subprocess.run([sys.executable, "-c", code], cwd=target, check=True)
+    subprocess.run([sys.executable, "-c", NBDEV], cwd=target, check=True)
     (package / "_modidx.py").unlink(missing_ok=True)
     init = package / "__init__.py"
     init.write_text(init_source(package, names, settings(root)["version"]), "utf-8")
     (package / "__main__.py").write_text(MAIN, "utf-8")
+    for name, text in headers(root).items():
+        (package / "csrc").mkdir(exist_ok=True)
+        (package / "csrc" / name).write_text(text, "utf-8", newline="\n")
     return package
+
+
+def written(package: Path) -> dict[str, bytes]:
+    """The files of the package that come from the chapters, by their path in it."""
+    paths = [*package.glob("*.py"), *package.glob("csrc/*")]
+    return {
+        path.relative_to(package).as_posix(): path.read_bytes()
+        for path in paths
+        if path.name != "_modidx.py"
+    }
 
 
 def main(check: bool = False) -> None:
     """Bring hlstm/ in step with the chapters, or say where it is not."""
     with tempfile.TemporaryDirectory() as folder:
-        fresh_folder = export(ROOT, Path(folder))
-        fresh = {path.name: path.read_bytes() for path in fresh_folder.glob("*.py")}
+        fresh = written(export(ROOT, Path(folder)))
     package = ROOT / PACKAGE
-    old = {path.name: path.read_bytes() for path in package.glob("*.py")}
-    old.pop("_modidx.py", None)
+    old = written(package)
     changed = sorted(name for name in fresh | old if fresh.get(name) != old.get(name))
     if check and changed:
         raise SystemExit(
@@ -150,6 +219,7 @@ def main(check: bool = False) -> None:
         )
     for name in changed:
         if name in fresh:
+            (package / name).parent.mkdir(exist_ok=True)
             (package / name).write_bytes(fresh[name])
         else:
             (package / name).unlink()
