@@ -9,7 +9,6 @@ nbdev works on a copy, so that a file whose text stays the same keeps its time s
 """
 
 import ast
-import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 import nbformat
 
 from book import ROOT, settings
-from book.notebooks.reader import code_cells, modules
+from book.notebooks.reader import HEADER, code_cells, modules
 
 PACKAGE = "hlstm"
 # What is importable from hlstm itself; all else stays in its module.
@@ -28,7 +27,6 @@ TOP_LEVEL = (
     "InvertedDropout clip_grad_norm_ boltzmann TrainConfig Trainer evaluate load_model "
     "load_pretrained load_run save_int8 load_int8 compress decompress"
 ).split()
-HEADER = re.compile(r"%%writefile csrc/(?P<name>\w+\.hpp)\n")
 
 
 def chapter_paths(root: Path) -> list[Path]:

@@ -10,6 +10,9 @@ They are taken out of the cell, and some have a meaning for the page:
 ``fig-alt: text``      what a screen reader says in place of the picture
 ``fig-cap: text``      a caption under the picture
 =====================  ====================================================
+
+A cell that begins with ``%%writefile csrc/NAME.hpp`` is C++: the export writes it to
+hlstm/csrc/NAME.hpp, and the page colours it. The magic has to be its first line.
 """
 
 import ast
@@ -27,6 +30,8 @@ from book.notebooks.setup_cell import CELL_ID
 
 DIRECTIVE = re.compile(r"#\s*\|\s*(?P<name>[\w-]+)\s*:?\s*(?P<value>.*)")
 
+HEADER = re.compile(r"%%writefile csrc/(?P<name>\w+\.hpp)\n")
+
 
 def split_directives(source: str) -> tuple[dict[str, str], str]:
     """The directives that open a cell, and the code without them."""
@@ -41,6 +46,13 @@ def split_directives(source: str) -> tuple[dict[str, str], str]:
 def plain_python(code: str) -> str:
     """Code of a notebook with its magics, if any, turned into calls."""
     return TransformerManager().transform_cell(code)
+
+
+def python_of(cells: Iterable[NotebookNode]) -> str:
+    """The Python of several cells, which may open with magics; C++ is left out."""
+    return "\n".join(
+        plain_python(cell.source) for cell in cells if not HEADER.match(cell.source)
+    )
 
 
 def code_cells(notebook: NotebookNode) -> Iterator[NotebookNode]:
@@ -89,6 +101,8 @@ def download(text: str) -> str:
 def _apply(cell: NotebookNode, directives: dict[str, str], default: str) -> None:
     """Say in tags and metadata what the directives say."""
     tags = list(cell.metadata.get("tags", []))
+    if header := HEADER.match(cell.source):
+        tags.append(f"export-csrc/{header['name']}")
     if "hide" in directives or not cell.source.strip():
         tags.append("remove-cell")
     for name in ("export", "exports", "exporti"):
@@ -115,7 +129,7 @@ def _sign(notebook: NotebookNode, root: Path) -> None:
     kernel = notebook.metadata.setdefault("kernelspec", NotebookNode())
     kernel.update(name="python3", display_name="python3", language="python")
     package = root / "hlstm"
-    code = "\n".join(cell.source for cell in code_cells(notebook))
+    code = python_of(code_cells(notebook))
     digest = hashlib.sha256()
     for path in [root / "constraints.txt", *dependencies(code, package)]:
         if path.is_file():

@@ -63,10 +63,17 @@ class ExportedCells(SphinxTransform):
                 continue
             for tag in cell["cell_metadata"].get("tags", []):
                 if tag.startswith("export-"):
-                    cell.insert(0, self.mark(tag.removeprefix("export-")))
+                    target = tag.removeprefix("export-")
+                    if target.endswith(".hpp"):
+                        for block in cell.findall(nodes.literal_block):
+                            block["language"] = "cpp"
+                    cell.insert(0, self.mark(target))
 
     def mark(self, module: str) -> nodes.paragraph:
         """The line itself, with a link to the module's section of the API page."""
+        if module.endswith(".hpp"):
+            path = nodes.literal("", f"{PACKAGE}/{module}")
+            return nodes.paragraph("", "exported to ", path, classes=["exported"])
         link = _reference("py", "mod", f"{PACKAGE}.{module}", self.env.docname)
         link += nodes.literal("", f"{PACKAGE}/{module}.py")
         return nodes.paragraph("", "exported to ", link, classes=["exported"])
