@@ -89,6 +89,7 @@ quality: $(installed) ## measure what hlstm/results/quality.json lacks, and prin
 bench: $(installed) ## measure the speed of the engines, in at most ten minutes on a quiet machine
 	@$(python) -m book.notebooks.exports
 	@$(python) benchmarks/speed.py
+	@$(python) -m benchmarks.playground
 
 release-check: wheel ## check what a release publishes, in an environment of its own
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(python) -m venv "$$folder" && \

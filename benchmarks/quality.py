@@ -247,7 +247,9 @@ def ngrams(corpus: Corpus) -> dict[str, Any]:
     """Witten–Bell n-grams: nats per character for n = 1, 2, …"""
     V, found = len(corpus.vocab), {}
     for name, adaptive in {"static": False, "adaptive": True}.items():
-        orders = hlstm.witten_bell(corpus.train_ids, corpus.val_ids, V, 9, adaptive)
+        orders = hlstm.text.witten_bell(
+            corpus.train_ids, corpus.val_ids, V, 9, adaptive
+        )
         found[name] = [-p.log().mean().item() for p in orders]
     return {**found, **provenance()}
 
@@ -283,7 +285,7 @@ def ensemble(corpus: Corpus) -> dict[str, Any]:
     nets, states = headline_nets(), [None] * 3
     total = 0.0
     with torch.no_grad():
-        for inputs, targets in hlstm.windows(corpus.val_ids, 1, 256):
+        for inputs, targets in hlstm.text.windows(corpus.val_ids, 1, 256):
             outputs = [net(inputs, s) for net, s in zip(nets, states, strict=True)]
             states = [state for _, state in outputs]
             p = torch.stack([logits.softmax(-1) for logits, _ in outputs]).mean(0)
@@ -299,8 +301,10 @@ def dynamic_loss(net: hlstm.DeepRNN, ids: Tensor, rate: float, length: int) -> f
     """
     net, state, total = copy.deepcopy(net), None, 0.0
     optimizer = torch.optim.SGD(net.parameters(), rate)
-    for inputs, targets in hlstm.windows(ids, 1, length):
-        loss, _, state = hlstm.train_step(net, optimizer, inputs, targets, state)
+    for inputs, targets in hlstm.text.windows(ids, 1, length):
+        loss, _, state = hlstm.training.train_step(
+            net, optimizer, inputs, targets, state
+        )
         total += loss * targets.numel()
     return total / (len(ids) - 1)
 

@@ -196,8 +196,8 @@ def zoneout_layer(
     h, c = (zeros, zeros) if hx is None else (hx[0][0], hx[1][0])
     p, hidden = learner.recipe.zoneout, []
     for a in a_in.unbind(1):
-        gates = hlstm.gate_activations(torch.addmm(a, h, weight_hh.T))
-        new_h, new_c = hlstm.update_state(gates, c)
+        gates = hlstm.gates.gate_activations(torch.addmm(a, h, weight_hh.T))
+        new_h, new_c = hlstm.gates.update_state(gates, c)
         new = torch.full((2, *h.shape), 1 - p)
         new = new.bernoulli() if learner.training else new
         h, c = torch.lerp(h, new_h, new[0]), torch.lerp(c, new_c, new[1])
@@ -213,7 +213,7 @@ def epoch_windows(
     if recipe.random_offsets:
         start = random.Random(f"{seed} {epoch}").randrange(len(ids))
     rolled = ids.roll(-start)
-    return list(hlstm.windows(rolled, recipe.batch_size, recipe.sequence_length))
+    return list(hlstm.text.windows(rolled, recipe.batch_size, recipe.sequence_length))
 
 
 def reset_some(state: State, p: float) -> State:
@@ -309,12 +309,12 @@ def save_run(run: Run, path: Path) -> None:
         "losses": run.losses,
         "history": run.history,
     }
-    hlstm.write_file(path, tensors, description)
+    hlstm.checkpoint.write_file(path, tensors, description)
 
 
 def load_run(run: Run, path: Path) -> None:
     """Bring a fresh run to where its file says it stood."""
-    tensors, description = hlstm.read_file(path)
+    tensors, description = hlstm.checkpoint.read_file(path)
     wanted = {"recipe": asdict(run.learner.recipe), "seed": run.seed}
     if any(description[name] != value for name, value in wanted.items()):
         raise ValueError(f"{path} is of another run: move it away to start afresh")
@@ -388,7 +388,7 @@ def train(
         if window == 0:
             data, run.state = epoch_windows(train_ids, recipe, seed, epoch), None
         for group in run.optimizer.param_groups:
-            group["lr"] = hlstm.learning_rate_at(run.step, schedule)
+            group["lr"] = hlstm.training.learning_rate_at(run.step, schedule)
         with timed(run):
             learn_window(run, *data[window])
             follow(run)

@@ -58,7 +58,9 @@ def chapter() -> SimpleNamespace:
     kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
     body: list[ast.stmt]
     for cell in nbformat.read(CHAPTER, 4).cells:
-        if cell.cell_type != "code" or cell.source.startswith(("#|", "# Where hlstm")):
+        if cell.cell_type != "code" or cell.source.startswith(
+            ("#|", "%%", "# Where hlstm")
+        ):
             continue
         body = [node for node in ast.parse(cell.source).body if isinstance(node, kinds)]
         exec(compile(ast.Module(body, []), f"{CHAPTER.name} {cell.id}", "exec"), names)

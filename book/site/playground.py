@@ -57,7 +57,10 @@ def samples() -> str:
         path.write_bytes(weights())
         net = hlstm.load_int8(path)
     logits, _ = net(net.vocab.encode(PROMPT)[None])
-    shares = {t: hlstm.next_character(logits[0, -1].detach(), t) for t in TEMPERATURES}
+    shares = {
+        t: hlstm.sampling.next_character(logits[0, -1].detach(), t)
+        for t in TEMPERATURES
+    }
     picture, told = figure(net.vocab.symbols, shares)
     source = base64.b64encode(picture).decode()
     parts = [
