@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .coding import compress
     from .coding import decompress
 
-_MODULES = ('text', 'gates', 'cell', 'backward', 'stack', 'dropout', 'clipping', 'training', 'checkpoint', 'resume', 'sampling', 'quantise', 'engine', 'cli', 'coding', 'checks')
+_MODULES = ('text', 'gates', 'cell', 'backward', 'stack', 'dropout', 'clipping', 'training', 'checkpoint', 'files', 'resume', 'sampling', 'quantise', 'engine', 'cli', 'coding', 'checks')
 _HOMES = {
     "load_corpus": "text",
     "Vocabulary": "text",

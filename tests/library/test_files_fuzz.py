@@ -27,8 +27,9 @@ from torch import Tensor
 
 import hlstm
 from hlstm.checkpoint import PRECISIONS
+from hlstm.files import CheckpointError
 
-from .test_loading import (
+from .test_checkpoint import (
     REFUSED,
     Trap,
     checksum,
@@ -343,7 +344,7 @@ def load_under_watch(path: Path, content: bytes) -> hlstm.DeepRNN | None:
     with watch():
         try:
             net = hlstm.load_model(path)
-        except hlstm.CheckpointError as error:
+        except CheckpointError as error:
             assert str(error).startswith(f"{path} ") and len(str(error)) < 1000
             return None
     said, tensors = by_hand(content)
