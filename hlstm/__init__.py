@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .text import train_val_split
     from .cell import LSTMCell
     from .stack import LSTM
-    from .stack import DeepRNN
+    from .network import DeepRNN
     from .cell import set_forget_bias_
     from .dropout import InvertedDropout
     from .clipping import clip_grad_norm_
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .coding import compress
     from .coding import decompress
 
-_MODULES = ('text', 'gates', 'cell', 'backward', 'stack', 'dropout', 'clipping', 'training', 'checkpoint', 'files', 'resume', 'sampling', 'quantise', 'engine', 'cli', 'coding', 'checks')
+_MODULES = ('text', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'checkpoint', 'files', 'resume', 'sampling', 'quantise', 'engine', 'cli', 'coding', 'checks')
 _HOMES = {
     "load_corpus": "text",
     "Vocabulary": "text",
@@ -36,7 +36,7 @@ _HOMES = {
     "train_val_split": "text",
     "LSTMCell": "cell",
     "LSTM": "stack",
-    "DeepRNN": "stack",
+    "DeepRNN": "network",
     "set_forget_bias_": "cell",
     "InvertedDropout": "dropout",
     "clip_grad_norm_": "clipping",

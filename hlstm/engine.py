@@ -1077,10 +1077,7 @@ def run_layer(
     """
     chosen = pick_engine(engine, inputs, h, layer[1])
     if chosen == "reference":
-        if batch_sizes is None:
-            return reference_layer(inputs, h, c, layer)
-        loop = partial(unroll_packed, batch_sizes.tolist())
-        return reference_layer(inputs, h, c, layer, loop)
+        return reference_layer(inputs, h, c, layer, batch_sizes)
     if batch_sizes is not None or chosen == "torch":
         return torch_layer(inputs, h, c, layer, batch_sizes)
     return fused_layer(inputs, h, c, layer)
