@@ -6,17 +6,35 @@
 __all__ = ['LSTMCell', 'set_forget_bias_']
 
 # %% ../chapters/04_cell.ipynb #6cc1459c
+#| code-fold: true
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hlstm.checks import (  # appendix B
+    InvalidTypeError,
+    InvalidValueError,
+    as_number,
+    prepare_cell_state,
+)
 from .gates import State, gate_activations, update_state
 
-# %% ../chapters/04_cell.ipynb #d053a88f
-class _CellParameters(nn.Module):
-    """The parameters of one LSTM step, named, shaped and drawn as PyTorch does."""
+# %% ../chapters/04_cell.ipynb #5eebeb07
+class LSTMCell(nn.Module):
+    """One step of an LSTM in raw tensor operations, equal to `torch.nn.LSTMCell`.
+
+    Parameters
+    ----------
+    input_size, hidden_size
+        I, the length of x, and H, the length of h and of c.
+    bias
+        Whether to add `bias_ih` and `bias_hh`.
+    device, dtype
+        Where and how the parameters are stored: `weight_ih` (4H, I), `weight_hh`
+        (4H, H), `bias_ih` and `bias_hh` (4H,), in blocks i, f, g, o of H rows.
+    """
 
     def __init__(
         self,
@@ -41,76 +59,6 @@ class _CellParameters(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def extra_repr(self) -> str:
-        """Describe the sizes when the module is printed."""
-        bias = "" if self.bias else ", bias=False"
-        return f"{self.input_size}, {self.hidden_size}{bias}"
-
-# %% ../chapters/04_cell.ipynb #80511f91
-def _checked_state(
-    input: Tensor, hx: State | None, input_size: int, hidden_size: int
-) -> State:
-    """Return the state before the step, once all shapes are known to fit."""
-    dims = input.dim()
-    if dims not in (1, 2):
-        raise ValueError(
-            f"LSTMCell: Expected input to be 1D or 2D, got {dims}D instead"
-        )
-    for k, state in enumerate(() if hx is None else hx):
-        if state.dim() not in (1, 2):
-            raise ValueError(
-                f"LSTMCell: Expected hx[{k}] to be 1D or 2D, got {state.dim()}D instead"
-            )
-    if input.shape[-1] != input_size:
-        raise RuntimeError(
-            f"input has inconsistent input_size: got {input.shape[-1]} "
-            f"expected {input_size}"
-        )
-    if hx is None:
-        shape = (*input.shape[:-1], hidden_size)
-        return input.new_zeros(shape), input.new_zeros(shape)
-    _refuse_state(hx, 1 if dims == 1 else input.shape[0], dims, hidden_size)
-    return hx
-
-# %% ../chapters/04_cell.ipynb #9bf384ff
-def _refuse_state(hx: State, batch: int, dims: int, hidden_size: int) -> None:
-    """Refuse a state that is not two tensors for a `dims`-D input of `batch` rows."""
-    if isinstance(hx, Tensor) and dims == 2:
-        raise TypeError(
-            "lstm_cell(): argument 'hx' (position 2) must be tuple of Tensors, "
-            "not Tensor"
-        )
-    if len(hx) != 2:
-        raise RuntimeError("lstm_cell expects two hidden states")
-    for k, state in enumerate(hx):
-        rows, *width = state.shape if dims == 2 else (1, *state.shape)
-        if rows != batch:
-            raise RuntimeError(
-                f"Input batch size {batch} doesn't match hidden{k} batch size {rows}"
-            )
-        if width != [hidden_size]:
-            # A wrong number of dimensions may hide behind the right length.
-            got = width if width[:1] in ([], [hidden_size]) else width[0]
-            raise RuntimeError(
-                f"hidden{k} has inconsistent hidden_size: got {got}, "
-                f"expected {hidden_size}"
-            )
-
-# %% ../chapters/04_cell.ipynb #5eebeb07
-class LSTMCell(_CellParameters):
-    """One step of an LSTM in raw tensor operations, equal to `torch.nn.LSTMCell`.
-
-    Parameters
-    ----------
-    input_size, hidden_size
-        I, the length of x, and H, the length of h and of c.
-    bias
-        Whether to add `bias_ih` and `bias_hh`.
-    device, dtype
-        Where and how the parameters are stored: `weight_ih` (4H, I), `weight_hh`
-        (4H, H), `bias_ih` and `bias_hh` (4H,), in blocks i, f, g, o of H rows.
-    """
-
     def forward(self, input: Tensor, hx: State | None = None) -> State:
         """Take one step, equation (4.8), then (4.1) to (4.6).
 
@@ -130,11 +78,16 @@ class LSTMCell(_CellParameters):
             As `torch.nn.LSTMCell`: if `input` or a state is not 1-D or 2-D; if another
             shape or a dtype does not fit, or `hx` is not two tensors; if it is one.
         """
-        h, c = _checked_state(input, hx, self.input_size, self.hidden_size)
+        h, c = prepare_cell_state(input, hx, self.input_size, self.hidden_size)
         a = input @ self.weight_ih.T + h @ self.weight_hh.T
         if self.bias_ih is not None and self.bias_hh is not None:
             a = a + self.bias_ih + self.bias_hh
         return update_state(gate_activations(a), c)
+
+    def extra_repr(self) -> str:
+        """Describe the sizes when the module is printed."""
+        bias = "" if self.bias else ", bias=False"
+        return f"{self.input_size}, {self.hidden_size}{bias}"
 
 # %% ../chapters/04_cell.ipynb #e94ca608
 @torch.no_grad()
@@ -159,18 +112,23 @@ def set_forget_bias_(module: nn.Module, value: float = 1.0) -> nn.Module:
 
     Raises
     ------
-    ValueError
-        If `module` holds no LSTM biases.
+    InvalidTypeError, InvalidValueError
+        If `module` is no module, or `value` no number; if `module` holds no LSTM biases,
+        or `value` is not finite.
     """
+    value = as_number("value", value)
+    if not isinstance(module, nn.Module):
+        raise InvalidTypeError(f"module is a torch.nn.Module, and got {module!r}")
     blocks = []
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
-            H = int(getattr(part, "hidden_size", 0))
-            # A GRU has biases of these names too, but three blocks instead of four.
-            if name.startswith(("bias_ih", "bias_hh")) and len(parameter) == 4 * H:
-                blocks.append((name, parameter[H : 2 * H]))
+            if name.startswith(("bias_ih", "bias_hh")):
+                H = int(getattr(part, "hidden_size", 0))
+                # A GRU has such biases too, but three blocks instead of four.
+                if len(parameter) == 4 * H:
+                    blocks.append((name, parameter[H : 2 * H]))
     if not blocks:
-        raise ValueError(f"no LSTM bias to set in {type(module).__name__}")
+        raise InvalidValueError(f"no LSTM bias to set in {type(module).__name__}")
     for name, block in blocks:
         block.fill_(value if name.startswith("bias_ih") else 0.0)
     return module

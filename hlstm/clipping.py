@@ -6,13 +6,18 @@
 __all__ = ['NonFiniteGradientError', 'grad_norm', 'clip_grad_norm_']
 
 # %% ../chapters/08_clipping.ipynb #4811137f
+#| code-fold: true
+import math
 from collections.abc import Iterable
+from numbers import Real
 
 import torch
 from torch import Tensor
 
+from .checks import HlstmError, as_number  # appendix B
+
 # %% ../chapters/08_clipping.ipynb #4809e9f9
-class NonFiniteGradientError(ArithmeticError):
+class NonFiniteGradientError(HlstmError, ArithmeticError):
     """A gradient holds NaN or infinity, and so no step can be taken with it."""
 
 
@@ -83,13 +88,13 @@ def clip_grad_norm_(
 
     Raises
     ------
-    ValueError
-        If `max_norm` is not positive.
+    InvalidTypeError, InvalidValueError
+        If `max_norm` is no number; if it is not positive.
     NonFiniteGradientError
         If ‖g‖ is NaN or infinite. No gradient is changed.
     """
-    if not max_norm > 0:
-        raise ValueError(f"max_norm is positive, and got {max_norm}")
+    if not (isinstance(max_norm, Real) and max_norm == math.inf):
+        max_norm = as_number("max_norm", max_norm, above=0)
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     total = grad_norm(parameters)
     if not torch.isfinite(total):

@@ -6,15 +6,13 @@
 __all__ = ['State', 'Gates', 'gate_activations', 'update_state']
 
 # %% ../chapters/03_gates.ipynb #81833856
+#| code-fold: true
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 # %% ../chapters/03_gates.ipynb #fff7f7ce
-State = tuple[Tensor, Tensor]  # (h, c), what a layer carries from step to step
-
-
 class Gates(NamedTuple):
     """The four gate activations of one step, each (…, H).
 
@@ -54,6 +52,9 @@ def gate_activations(preactivations: Tensor) -> Gates:
     return Gates(torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o))
 
 # %% ../chapters/03_gates.ipynb #1c786fb5
+State = tuple[Tensor, Tensor]  # (h, c), what a layer carries from step to step
+
+
 def update_state(gate: Gates, c: Tensor) -> State:
     """Move the memory one step on.
 

@@ -1,6 +1,5 @@
 """`LSTM` and `LSTMCell` compute what PyTorch's compute: outputs, states, gradients."""
 
-import copy
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -358,29 +357,3 @@ def test_a_stack_equals_cells_in_two_loops(sizes: dict[str, Any], length: int) -
         torch.testing.assert_close(value, expected, **CLOSE)
     for k, (h_k, c_k) in enumerate(states):
         torch.testing.assert_close((h_k, c_k), (h_n[k], c_n[k]), **CLOSE)
-
-
-# Small helpers of the chapters
-
-
-def test_forget_bias_needs_biases() -> None:
-    with pytest.raises(ValueError, match="no LSTM bias to set in LSTM"):
-        hlstm.set_forget_bias_(hlstm.LSTM(5, 7, bias=False))
-
-
-def test_clipping_equals_torch_over_many_gradients() -> None:
-    torch.manual_seed(0)
-    for _ in range(200):
-        mine = [torch.randn(3, 4), torch.randn(5)]
-        scale = 10 ** torch.empty(1).uniform_(-8, 8)
-        for p in mine:
-            p.grad = torch.randn_like(p) * scale
-        theirs = copy.deepcopy(mine)
-        for p, q in zip(mine, theirs, strict=True):
-            assert p.grad is not None
-            q.grad = p.grad.clone()
-        a = hlstm.clip_grad_norm_(mine, 0.7)
-        b = torch.nn.utils.clip_grad_norm_(theirs, 0.7)
-        torch.testing.assert_close(a, b)
-        for p, q in zip(mine, theirs, strict=True):
-            torch.testing.assert_close(p.grad, q.grad)

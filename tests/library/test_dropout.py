@@ -1,0 +1,140 @@
+"""Dropout: what it keeps, where its mask repeats, and the modes of a network."""
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hlstm
+from hlstm.checks import InvalidTypeError, InvalidValueError
+from hlstm.dropout import drop_and_scale, evaluating
+
+CLOSE: dict[str, Any] = {"rtol": 0, "atol": 1e-12}
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("shared", [None, 0, 1, -1])
+def test_a_mask_repeats_along_the_shared_dimension(shared: int | None) -> None:
+    x = torch.rand(40, 50, 6) + 1
+    drop = hlstm.InvertedDropout(0.3, shared)
+    kept = drop(x) != 0
+    torch.testing.assert_close(drop.eval()(x), x, rtol=0, atol=0)
+    assert abs(kept.float().mean() - 0.7) < 0.1
+    torch.testing.assert_close(drop.train()(x).max(), x.max() / 0.7, rtol=0.05, atol=0)
+    for dim in range(3):
+        repeats = bool((kept == kept.narrow(dim, 0, 1)).all())
+        assert repeats == (shared is not None and dim == shared % 3)
+    assert f"p=0.3, shared_dim={shared}" in str(drop)
+
+
+def test_dropout_scales_what_it_keeps() -> None:
+    x = random(200)
+    y = hlstm.InvertedDropout(0.25)(x)
+    y.sum().backward()
+    factors = (y / x).detach()
+    assert set(factors.round(decimals=12).tolist()) == {0.0, round(4 / 3, 12)}
+    torch.testing.assert_close(x.grad, factors, **CLOSE)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_dropout_at_its_ends(p: float) -> None:
+    x = torch.rand(50) + 1
+    y = hlstm.InvertedDropout(p)(x)
+    assert torch.equal(y, x * (1 - p))
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
+def test_dropout_names_a_wrong_probability(p: float) -> None:
+    with pytest.raises(InvalidValueError, match=f"from 0 to 1, and got {p}"):
+        hlstm.InvertedDropout(p)
+    with pytest.raises(InvalidValueError, match=f"from 0 to 1, and got {p}"):
+        drop_and_scale(torch.ones(3), p)
+
+
+@pytest.mark.parametrize(
+    ("p", "number"),
+    [
+        (np.float32(0.25), 0.25),
+        (np.float64(0.25), 0.25),
+        (Fraction(1, 4), 0.25),
+        (torch.tensor(0.25), 0.25),
+        (np.int64(1), 1.0),
+        (0, 0.0),
+    ],
+)
+def test_a_probability_is_any_number(p: Any, number: float) -> None:
+    drop = hlstm.InvertedDropout(p)
+    assert drop.p == number and type(drop.p) is float
+    torch.manual_seed(1)
+    expected = drop(torch.ones(50))
+    torch.manual_seed(1)
+    assert torch.equal(drop_and_scale(torch.ones(50), p), expected)
+
+
+@pytest.mark.parametrize("p", ["0.5", True, None, 0.5j, [0.5], torch.ones(2)])
+def test_a_probability_that_is_no_number_is_named(p: Any) -> None:
+    words = "p, the probability to drop, is a number from 0 to 1, and got"
+    with pytest.raises(InvalidTypeError, match=words):
+        hlstm.InvertedDropout(p)
+    with pytest.raises(InvalidTypeError, match=words):
+        drop_and_scale(torch.ones(3), p)
+
+
+def test_a_shared_dimension_is_any_integer() -> None:
+    assert hlstm.InvertedDropout(0.5, np.int64(-1)).shared_dim == -1
+    mask = drop_and_scale(torch.ones(40, 3), 0.5, np.int64(1))  # type: ignore[arg-type]
+    assert torch.equal(mask, mask[:, :1].expand(40, 3))
+
+
+@pytest.mark.parametrize("shared", [1.5, True, "0", Fraction(1)])
+def test_a_shared_dimension_that_is_no_integer_is_named(shared: Any) -> None:
+    words = "shared_dim is an integer"
+    with pytest.raises(InvalidTypeError, match=words):
+        hlstm.InvertedDropout(0.5, shared)
+    with pytest.raises(InvalidTypeError, match=words):
+        drop_and_scale(torch.ones(3, 4), 0.5, shared)
+
+
+@pytest.mark.parametrize("shared", [2, -3])
+def test_a_dimension_that_the_input_lacks_is_named(shared: int) -> None:
+    words = f"shared_dim is an integer from -2 to 1, and got {shared}"
+    with pytest.raises(InvalidValueError, match=words):
+        hlstm.InvertedDropout(0.5, shared)(torch.ones(3, 4))
+
+
+def test_compile_captures_dropout_whose_rate_changes() -> None:
+    torch.compiler.reset()
+    drop = hlstm.InvertedDropout(0.5, 1)
+    compiled = torch.compile(drop, backend="eager", fullgraph=True)
+    for p in (0.5, 0.25, 0.75):
+        drop.p = p
+        kept = compiled(torch.ones(200, 3)) != 0
+        assert abs(kept.float().mean() - (1 - p)) < 0.15
+        assert torch.equal(kept, kept[:, :1].expand(200, 3))
+
+
+def test_evaluating_puts_every_module_back_also_after_an_error() -> None:
+    net = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Linear(1, 1)))
+    net[0].eval()
+    before = [module.training for module in net.modules()]
+    with pytest.raises(KeyError), evaluating(net):
+        assert not any(module.training for module in net.modules())
+        raise KeyError
+    assert [module.training for module in net.modules()] == before
+
+
+def test_evaluating_needs_a_module() -> None:
+    with pytest.raises(InvalidTypeError, match="net is a torch.nn.Module"):
+        with evaluating(len):  # type: ignore[arg-type]
+            pass
