@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from .resume import load_run
     from .quantise import save_int8
     from .quantise import load_int8
-    from .coding import compress
-    from .coding import decompress
+    from .compression import compress
+    from .compression import decompress
 
-_MODULES = ('text', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'checkpoint', 'files', 'resume', 'sampling', 'quantise', 'engine', 'cli', 'coding', 'checks')
+_MODULES = ('text', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'checkpoint', 'files', 'resume', 'sampling', 'quantise', 'engine', 'cli', 'compression', 'checks')
 _HOMES = {
     "load_corpus": "text",
     "Vocabulary": "text",
@@ -49,8 +49,8 @@ _HOMES = {
     "load_run": "resume",
     "save_int8": "quantise",
     "load_int8": "quantise",
-    "compress": "coding",
-    "decompress": "coding",
+    "compress": "compression",
+    "decompress": "compression",
 }
 
 if not TYPE_CHECKING:

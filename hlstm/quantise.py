@@ -6,19 +6,19 @@
 __all__ = ['Int8', 'quantise_rows', 'dequantise_rows', 'save_int8', 'load_int8']
 
 # %% ../chapters/10b_quantise.ipynb #24b197fa
-import json
+#| code-fold: true
 import os
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from .checkpoint import INT8_KEY, CheckpointError, _replace
+from .checkpoint import PRECISIONS, CheckpointError
+from .checkpoint import _build as build_network
+from .checkpoint import read_file as load_tensors
+from .checkpoint import write_file as save_tensors
+from .checks import InvalidValueError
 from .stack import DeepRNN
-from .text import Vocabulary
 
 # %% ../chapters/10b_quantise.ipynb #54e3dc86
 class Int8(NamedTuple):
@@ -47,17 +47,19 @@ def quantise_rows(weight: Tensor) -> Int8:
 
     Raises
     ------
-    ValueError
+    InvalidValueError
         If `weight` is not such a matrix, or not finite in float32.
     """
     if weight.dim() != 2 or not weight.numel() or not weight.is_floating_point():
-        raise ValueError(
+        raise InvalidValueError(
             "weight is (R, C), floating and not empty, and got "
             f"{tuple(weight.shape)}, {weight.dtype}"
         )
     w = weight.detach().float()
     if bad := int((~torch.isfinite(w)).sum()):
-        raise ValueError(f"weight has {bad} numbers that are not finite in float32")
+        raise InvalidValueError(
+            f"weight has {bad} numbers that are not finite in float32"
+        )
     scale = w.abs().amax(1) / 127
     q = (w / torch.where(scale > 0, scale, 1.0)[:, None]).round()
     return Int8(q.clamp(-127, 127).to(torch.int8), scale)
@@ -75,8 +77,40 @@ def dequantise_rows(rounded: Int8) -> Tensor:
     -------
     Tensor
         (R, C) float32.
+
+    Raises
+    ------
+    InvalidValueError
+        If the values or the scales are none that `quantise_rows` gives.
     """
-    return rounded.values.float() * rounded.scale[:, None]
+    q, s = rounded
+    if q.dtype != torch.int8 or q.dim() != 2 or (q == -128).any():
+        raise InvalidValueError("the values are not (R, C) int8, from −127 to 127")
+    if s.dtype != torch.float32 or s.shape != q.shape[:1]:
+        raise InvalidValueError(f"the scales are not ({len(q)},) float32")
+    if not (torch.isfinite(s) & (s >= 0)).all():
+        raise InvalidValueError("a scale is negative or not finite")
+    return q.float() * s[:, None]
+
+# %% ../chapters/10b_quantise.ipynb #10b00001
+def rebuild(tensors: dict[str, Tensor], description: dict[str, Any]) -> DeepRNN:
+    """Make the network of a file's rounded tensors, or say what the file lacks."""
+    dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in PRECISIONS}
+    if description.get("kind") != "int8":
+        raise InvalidValueError("has no weights of one byte: read it with hlstm.load_model")
+    if (said := description.get("dtype")) not in [*dtypes]:
+        raise InvalidValueError(f"says dtype is {said!r}, and it is one of {[*dtypes]}")
+    matrices = [name for name, tensor in tensors.items() if tensor.dim() == 2]
+    scales = {name for name in tensors if name.endswith(".scale")}
+    if scales != {f"{name}.scale" for name in matrices}:
+        raise InvalidValueError("does not have scales for its matrices, and for them alone")
+    found = {name: tensors[name] for name in tensors.keys() - scales}
+    for name in matrices:
+        rounded = Int8(tensors[name], tensors[f"{name}.scale"])
+        found[name] = dequantise_rows(rounded).to(dtypes[said])
+    if other := {str(t.dtype) for t in found.values()} - {f"torch.{said}"}:
+        raise InvalidValueError(f"says dtype is {said}, and holds {sorted(other)} as well")
+    return build_network(found, description)
 
 # %% ../chapters/10b_quantise.ipynb #038eb1f7
 def save_int8(net: DeepRNN, path: str | os.PathLike[str]) -> None:
@@ -85,8 +119,8 @@ def save_int8(net: DeepRNN, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     net
-        The network. Its matrices are rounded by `quantise_rows`, its biases are written
-        as float32, and its dropout is left out.
+        The network, of one precision. Its matrices are rounded by `quantise_rows`, its
+        biases are kept as they are. Layers that share weights get a copy each.
     path
         Where to write. An existing file is replaced, in one piece or not at all.
 
@@ -94,17 +128,31 @@ def save_int8(net: DeepRNN, path: str | os.PathLike[str]) -> None:
     ------
     OSError
         If the file cannot be written, for example because its folder does not exist.
-    ValueError
-        If a weight is not finite.
+    InvalidValueError
+        If a number is not finite, or if the file could not be read again: a network with
+        weights of two precisions, or with parametrised ones.
     """
     tensors: dict[str, Tensor] = {}
     for name, tensor in net.state_dict().items():
         if tensor.dim() == 2:
             tensors[name], tensors[f"{name}.scale"] = quantise_rows(tensor.cpu())
         else:
-            tensors[name] = tensor.detach().cpu().float()
-    vocabulary = json.dumps({"vocabulary": "".join(net.vocab.symbols)})
-    _replace(Path(path), save(tensors, {INT8_KEY: vocabulary}))
+            tensors[name] = tensor.detach().cpu().clone()
+    description = {
+        "hidden_size": net.lstm.hidden_size,
+        "num_layers": net.lstm.num_layers,
+        "dropout": float(net.dropout.p),
+        "vocabulary": list(net.vocab.symbols),
+        "kind": "int8",
+        "dtype": str(net.head.weight.dtype).removeprefix("torch."),
+    }
+    try:
+        rebuild(tensors, description)
+    except ValueError as error:
+        raise InvalidValueError(
+            f"no file is written, for none could be read again that {error}"
+        ) from error
+    save_tensors(path, tensors, description)
 
 # %% ../chapters/10b_quantise.ipynb #ece4a53f
 def load_int8(path: str | os.PathLike[str]) -> DeepRNN:
@@ -118,7 +166,8 @@ def load_int8(path: str | os.PathLike[str]) -> DeepRNN:
     Returns
     -------
     DeepRNN
-        The network with the rounded weights in float32, in evaluation mode.
+        The network with the rounded weights in the precision that they had before, in
+        evaluation mode, on the CPU.
 
     Raises
     ------
@@ -127,22 +176,8 @@ def load_int8(path: str | os.PathLike[str]) -> DeepRNN:
     CheckpointError
         If the file is not such a network, or is damaged.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no model file at {str(path)!r}")
+    tensors, description = load_tensors(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            description = json.loads(file.metadata()[INT8_KEY])
-            found = {name: file.get_tensor(name) for name in file.keys()}
-        scales = {k: found.pop(k) for k in list(found) if k.endswith(".scale")}
-        for name, scale in scales.items():
-            name = name.removesuffix(".scale")
-            found[name] = dequantise_rows(Int8(found[name], scale))
-        layers = sum(name.startswith("lstm.weight_hh_l") for name in found)
-        vocab = Vocabulary(description["vocabulary"])
-        net = DeepRNN(vocab, found["head.weight"].shape[1], layers)
-        net.load_state_dict(found)
-    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path} is not a network of save_int8: {error}"
-        ) from error
-    return net.eval()
+        return rebuild(tensors, description).eval()
+    except ValueError as error:
+        raise CheckpointError(f"{path} {str(error)[:500]}") from error
