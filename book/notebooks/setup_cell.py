@@ -37,11 +37,14 @@ def module_of(package: str) -> str:
     return package.lower().replace("-", "_")
 
 
-def closure(names: Iterable[str], path: list[str] | None = None) -> set[str]:
-    """The packages of `names` and what they require in Colab, as module names.
+def closure(
+    names: Iterable[str], path: list[str] | None = None, colab: bool = True
+) -> set[str]:
+    """The packages of `names` and what they require in Colab, or here, as module names.
 
     The packages that are installed say so, here or in the folders of `path`.
     """
+    place = COLAB if colab else {}
     folders = path or sys.path
     known = {module_of(dist.name): dist for dist in distributions(path=folders)}
     seen: set[tuple[str, frozenset[str]]] = set()
@@ -53,7 +56,7 @@ def closure(names: Iterable[str], path: list[str] | None = None) -> set[str]:
             seen.add((module, extras))
             for requirement in map(Requirement, known[module].requires or []):
                 marker = requirement.marker
-                cases = [COLAB | {"extra": extra} for extra in ("", *extras)]
+                cases = [place | {"extra": extra} for extra in ("", *extras)]
                 if not marker or any(marker.evaluate(case) for case in cases):
                     queue.append(requirement)
     return {module for module, _ in seen}

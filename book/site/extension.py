@@ -1,27 +1,32 @@
 """The book's Sphinx extension: links, equations, exported cells, the API page."""
 
+import os
 import re
-import sys
+import time
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from jupyter_client.manager import KernelManager
 from myst_nb.sphinx_ import NbMetadataCollector
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
+from sphinx.errors import SphinxError
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
 from book import ROOT, settings
+from book.notebooks.execute import execute
 from book.notebooks.exports import PACKAGE, exported_modules
 from book.notebooks.reader import download, read
+from book.notebooks.renumber import entries
 
 LOGGER = logging.getLogger(__name__)
 API_PAGE = "appendices/api"
+TIME = "Running time"
 # Classes whose members are somebody else's to document.
 FOREIGN = (
     "Module, Function, FunctionCtx, _HookMixin, _FunctionBase, _SingleLevelFunction, "
@@ -212,12 +217,40 @@ def word_status(app: Sphinx, doctree: nodes.document, page: str) -> None:
                 text.parent.replace(text, nodes.Text(words[text]))
 
 
-def report(app: Sphinx, doctree: nodes.document) -> None:
-    """Print one line for each chapter, with the time that its execution took."""
+def execute_chapters(app: Sphinx) -> None:
+    """Execute the chapters that have changed, before Sphinx asks for their results."""
+    at_once = int(os.environ.get("CHAPTERS_AT_ONCE", "2"))
+    paths = [ROOT / "chapters" / f"{stem}.ipynb" for stem, _ in entries(ROOT)]
+    failed = [chapter.path.name for chapter in execute(paths, at_once) if chapter.error]
+    if failed:
+        raise SphinxError(f"chapters failed: {', '.join(failed)}")
+    app.connect("doctree-read", partial(state_time, time.time()))
+
+
+def state_time(began: float, app: Sphinx, doctree: nodes.document) -> None:
+    """Say at the head of a chapter how long it ran, in place of what its source says."""
     run = NbMetadataCollector.get_exec_data(app.env, app.env.docname)
-    if run and run["runtime"] is not None:
-        name = PurePosixPath(app.env.docname).name
-        print(f"{name:<24}{run['runtime']:6.1f} s", file=sys.stderr, flush=True)
+    if not run or run["runtime"] is None:
+        return
+    if run["mtime"] > began:
+        LOGGER.warning("executed by Sphinx itself", location=app.env.docname)
+    card = next(iter(doctree.findall(nodes.bullet_list)), None)
+    if card is None:
+        LOGGER.warning("no list at the head of the chapter", location=doctree)
+        return
+    for item in list(card):
+        if item.astext().startswith(TIME):
+            card.remove(item)
+    line = nodes.paragraph("", "", nodes.strong("", TIME))
+    line += nodes.Text(f": {duration(run['runtime'])}, measured as this page was built")
+    card += nodes.list_item("", line)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 100:
+        return f"{max(round(seconds), 1)} s"
+    return f"{round(seconds / 60)} minutes"
 
 
 def open_the_tag(
@@ -244,12 +277,10 @@ def write_downloads(app: Sphinx, exception: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the extension."""
-    # Kernels warn at each start where others could listen in.
-    KernelManager.transport_encryption.default_value = "auto"
     app.connect("config-inited", configure)
+    app.connect("builder-inited", execute_chapters)
     app.connect("source-read", write_api)
     app.connect("env-get-outdated", outdated)
-    app.connect("doctree-read", report)
     app.connect("doctree-resolved", word_status)
     app.connect("html-page-context", open_the_tag, priority=900)
     app.connect("build-finished", write_downloads)
