@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .text import load_corpus
+    from .corpus import load_corpus
     from .text import Vocabulary
     from .text import one_hot
     from .text import train_val_split
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from .compression import compress
     from .compression import decompress
 
-_MODULES = ('text', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'checkpoint', 'files', 'resume', 'sampling', 'quantise', 'engine', 'cli', 'compression', 'checks')
+_MODULES = ('text', 'ngrams', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'checkpoint', 'files', 'resume', 'sampling', 'quantise', 'engine', 'cli', 'compression', 'corpus', 'checks')
 _HOMES = {
-    "load_corpus": "text",
+    "load_corpus": "corpus",
     "Vocabulary": "text",
     "one_hot": "text",
     "train_val_split": "text",

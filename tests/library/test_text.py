@@ -1,30 +1,27 @@
-"""What chapter 1 leaves out: the texts people really have, and the n-gram by brute force."""
+"""What chapter 1 leaves out: every sign there is, and integers of every make."""
 
-import errno
-import hashlib
-import io
 import math
-import os
+import pickle
 import re
-import subprocess
-import sys
-import tempfile
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
+from fractions import Fraction
 from unittest import mock
 
-import pooch
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import hlstm
-from tests.conftest import posix
+from hlstm.checks import (
+    HlstmError,
+    InvalidIndexError,
+    InvalidTypeError,
+    InvalidValueError,
+)
+from hlstm.corpus import UnknownCharacterError
+from hlstm.text import one_hot, streams, train_val_split, windows
 
 # Every code point: surrogates, combining marks, unassigned ones and all planes.
 SIGNS = (
@@ -35,311 +32,15 @@ SIGNS = (
 TEXT = st.text(SIGNS, min_size=1)
 
 
-def test_corpus_is_the_plays() -> None:
-    text = hlstm.load_corpus("shakespeare")
-    assert len(text) == 4_782_196
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    assert digest.startswith("573709db5d85e55057ff")
-    assert not set("_*#\\[]") & set(text)
-    assert "\nBut, soft! what light through yonder window breaks?\n" in text
-
-
-def test_tinyshakespeare_is_cut_from_the_same_edition() -> None:
-    folder = os.environ.get("HLSTM_DATA")
-    if not folder or not (Path(folder) / "tinyshakespeare.txt").is_file():
-        pytest.skip("HLSTM_DATA names no folder with tinyshakespeare.txt")
-    tiny = hlstm.load_corpus("tinyshakespeare")
-    plays = set(hlstm.load_corpus("shakespeare").split("\n\n"))
-    speeches = tiny.split("\n\n")
-    assert sum(speech in plays for speech in speeches) / len(speeches) > 0.97
-
-
-def whole(content: bytes) -> str:
-    """The text of a file's bytes, decoded in one piece."""
-    return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-
-
-# Files
-
-
-@given(st.text("\r\na\u00e9\u20ac\U0001f600\ufeff", min_size=1), st.integers(1, 9))
-def test_a_file_is_read_in_pieces_as_it_is_in_one(text: str, size: int) -> None:
-    content = text.encode()
-    with temporary(content) as path, mock.patch.object(hlstm.text, "PIECE", size):
-        if expected := whole(content):
-            assert hlstm.load_corpus(path) == expected
-        else:
-            with pytest.raises(ValueError, match="empty"):
-                hlstm.load_corpus(path)
-
-
-@contextmanager
-def temporary(content: bytes) -> Iterator[Path]:
-    """A file that goes after each of hypothesis's examples."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "text.txt")
-        path.write_bytes(content)
-        yield path
-
-
-MARKS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
-BYTES = st.lists(
-    st.sampled_from(
-        [b"a", b"\0", b"\r", b"\n", b"\xe2\x82\xac", b"\xef\xbb\xbf", *MARKS]
-    )
-    | st.binary(min_size=1, max_size=4)
-).map(b"".join)
-
-
-@given(BYTES, st.sampled_from([1, 2, 3, 1 << 16]))
-def test_any_bytes_are_read_or_refused_with_the_right_offset(
-    content: bytes, size: int
-) -> None:
-    with temporary(content) as path, mock.patch.object(hlstm.text, "PIECE", size):
-        try:
-            text = hlstm.load_corpus(path)
-        except ValueError as refused:
-            message = str(refused)
-        else:
-            assert text == whole(content) and "\0" not in text
-            return
-    if "looks like" in message:
-        assert content.startswith(MARKS)
-    elif "binary" in message:
-        assert f"0x00 at offset {content.index(0)}." in message
-    elif "empty" in message:
-        assert whole(content) == ""
-    else:
-        with pytest.raises(UnicodeDecodeError) as error:
-            content.decode()
-        at = error.value.start
-        assert f"bad byte {content[at]:#04x} at offset {at} (" in message
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "empty"),
-        (b"\xef\xbb\xbf", "empty"),
-        (b"abc\xff", "not UTF-8: bad byte 0xff at offset 3"),
-        (b"\xef\xbb\xbfabc\xff", "not UTF-8: bad byte 0xff at offset 6"),
-        (b"abc\xe2\x82", "bad byte 0xe2 at offset 3 .unexpected end of data"),
-        (b"\xed\xa0\x80", "bad byte 0xed at offset 0"),
-        (b"\0", "binary: byte 0x00 at offset 0"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "binary: byte 0x00 at offset 8"),
-        (b"a" * 200_000 + b"\0", "binary: byte 0x00 at offset 200000"),
-        (b"a" * 200_000 + b"\xff", "bad byte 0xff at offset 200000"),
-    ],
-)
-def test_bad_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "text.txt"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=message) as error:
-        hlstm.load_corpus(path)
-    assert str(error.value).startswith(str(path))
-
-
-@pytest.mark.parametrize(
-    ("encoding", "message"),
-    [
-        ("utf-16", "looks like UTF-16"),
-        ("utf-32", "looks like UTF-32"),
-        ("utf-16-le", "binary"),
-        ("latin-1", "not UTF-8"),
-    ],
-)
-@pytest.mark.parametrize("big_endian", [False, True])
-@posix
-def test_the_command_in_the_message_converts_the_file(
-    tmp_path: Path, encoding: str, message: str, big_endian: bool
-) -> None:
-    path, text = tmp_path / "my text.txt", "Exit, clich\u00e9.\n"
-    path.write_bytes(text.encode(encoding))
-    if big_endian and encoding in ("utf-16", "utf-32"):
-        path.write_bytes(("\ufeff" + text).encode(f"{encoding}-be"))
-    with pytest.raises(ValueError, match=message) as error:
-        hlstm.load_corpus(path)
-    command = str(error.value)[str(error.value).index("iconv") :]
-    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    assert hlstm.load_corpus(tmp_path / "utf8.txt") == text
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        hlstm.load_corpus(tmp_path / "nowhere.txt")
-
-
-@posix
-def test_a_folder_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    folder = tmp_path / "my texts"
-    folder.mkdir()
-    for name in "ab":
-        (folder / f"{name}.txt").write_text(name)
-    with pytest.raises(IsADirectoryError, match="my texts is a folder") as error:
-        hlstm.load_corpus(folder)
-    command = str(error.value)[str(error.value).index("cat ") :]
-    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    assert hlstm.load_corpus(tmp_path / "corpus.txt") == "ab"
-
-
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
-def test_an_unreadable_file_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    def refuse(path: Path, mode: str) -> None:
-        raise OSError(number, os.strerror(number), str(path))
-
-    path = tmp_path / "text.txt"
-    path.write_text("a")
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(OSError, match="cannot read the corpus") as error:
-        hlstm.load_corpus(path)
-    assert error.value.errno == number and error.value.filename == str(path)
-    assert os.strerror(number) in str(error.value)
-    assert isinstance(error.value, PermissionError) == (number == errno.EACCES)
-
-
-def test_byte_order_mark_and_line_ends(tmp_path: Path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
-    assert hlstm.load_corpus(path) == "one\ntwo\nthree\n"
-
-
-def test_both_spellings_of_a_sign_stay(tmp_path: Path) -> None:
-    path, text = tmp_path / "text.txt", "\u00e9 e\u0301 \U0001f600\u200d"
-    path.write_text(text, "utf-8")
-    assert hlstm.load_corpus(path) == text
-    assert len(hlstm.Vocabulary.from_text(text)) == 6
-    assert len(hlstm.Vocabulary.from_text(unicodedata.normalize("NFC", text))) == 4
-
-
-class Terminal(io.StringIO):
-    """An error stream that a person watches."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(("stream", "shown"), [(Terminal, True), (io.StringIO, False)])
-def test_progress_shows_in_a_terminal_only(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    stream: type[io.StringIO],
-    shown: bool,
-) -> None:
-    path, errors = tmp_path / "text.txt", stream()
-    path.write_bytes(b"abcd" * 50)
-    monkeypatch.setattr(sys, "stderr", errors)
-    monkeypatch.setattr(hlstm.text, "PIECE", 10)
-    hlstm.Vocabulary.from_text(hlstm.load_corpus(path))
-    assert errors.getvalue() == "", "nothing in the first second"
-    at_once = partial(hlstm.text.tqdm, mininterval=0)
-    monkeypatch.setattr(
-        hlstm.text,
-        "tqdm",
-        lambda *args, **named: at_once(*args, **named | {"delay": 0}),
-    )
-    text = hlstm.load_corpus(path)
-    assert ("200/200" in errors.getvalue()) == shown
-    hlstm.Vocabulary.from_text(text)
-    assert (" characters/s" in errors.getvalue()) == shown
-
-
-LARGE = """
-import re, sys
-from pathlib import Path
-import hlstm.text  # PyTorch too, before anything is measured
-
-
-def memory(line):
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(line + r":\\s+(\\d+)", status)[1])
-
-
-before = memory("VmRSS")
-Path("/proc/self/clear_refs").write_text("5")  # the peak is measured from here
-text = hlstm.load_corpus(sys.argv[1])
-loaded = memory("VmHWM")
-vocab = hlstm.Vocabulary.from_text(text)
-ids = vocab.encode(text)
-print((loaded - before) / len(text), (memory("VmHWM") - before) / len(text))
-print(ascii(vocab), len(text), len(ids), ids.dtype)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_is_bounded_and_the_order_that_of_every_process(tmp_path: Path) -> None:
-    """A text of one byte a character: two at most to load, 1 + 8 to encode."""
-    path = tmp_path / "large.txt"
-    content = "To be, or not to be \u00e9\u00e8\r\n".encode() * 400_000
-    path.write_bytes(content)
-    result = subprocess.run(
-        [sys.executable, "-c", LARGE, str(path)],
-        env=os.environ | {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    figures, answer = result.stdout.splitlines()
-    load, encode = map(float, figures.split())
-    assert 1 < load < 2.5 and 8 < encode < 10, figures
-    vocab = ascii(hlstm.Vocabulary.from_text(whole(content[:100])))
-    assert answer == f"{vocab} 9200000 9200000 torch.int64"
-    assert result.stderr == ""
-
-
-# tinyshakespeare, without the network
-
-
-@pytest.fixture
-def tiny_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for a benchmark file of one line, wherever it comes from."""
-    known = hashlib.sha256(b"First Citizen:\n").hexdigest()
-    monkeypatch.setattr(hlstm.text, "TINYSHAKESPEARE_SHA256", known)
-    monkeypatch.delenv("HLSTM_DATA", raising=False)
-    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / name)
-    return tmp_path
-
-
-def test_tinyshakespeare_is_downloaded_once(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    def retrieve(url: str, known_hash: str, fname: str, path: Path) -> None:
-        asked.append(known_hash)
-        path.mkdir()
-        (path / fname).write_bytes(b"First Citizen:\n")
-
-    monkeypatch.setattr(pooch, "retrieve", retrieve)
-    for _ in range(2):
-        assert hlstm.load_corpus("tinyshakespeare") == "First Citizen:\n"
-    assert asked == [f"sha256:{hlstm.text.TINYSHAKESPEARE_SHA256}"]
-
-
-def test_without_a_network_the_message_names_a_folder(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def retrieve(*args: object, **named: object) -> None:
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(pooch, "retrieve", retrieve)
-    with pytest.raises(OSError, match="no route.*HLSTM_DATA"):
-        hlstm.load_corpus("tinyshakespeare")
-    (tiny_folder / "tinyshakespeare.txt").write_bytes(b"First Citizen:\n")
-    monkeypatch.setenv("HLSTM_DATA", str(tiny_folder))
-    assert hlstm.load_corpus("tinyshakespeare") == "First Citizen:\n"
-    (tiny_folder / "tinyshakespeare.txt").write_bytes(b"Second Citizen:\n")
-    with pytest.raises(ValueError, match="not the benchmark file: its SHA-256 is"):
-        hlstm.load_corpus("tinyshakespeare")
-
-
 # Vocabulary
 
 
 @given(TEXT, st.sampled_from([1, 3, 1 << 16]))
 def test_encode_decode_round_trip(text: str, size: int) -> None:
-    with mock.patch.object(hlstm.text, "PIECE", size):
+    with (
+        mock.patch.object(hlstm.corpus, "PIECE", size),
+        mock.patch.object(hlstm.text, "PIECE", size),
+    ):
         vocab = hlstm.Vocabulary.from_text(text)
         ids = vocab.encode(text)
     assert ids.dtype == torch.long and ids.shape == (len(text),)
@@ -428,33 +129,33 @@ def test_a_text_of_one_symbol_is_certain_from_the_start() -> None:
 
 
 def test_a_split_is_a_cut() -> None:
-    first, rest = hlstm.train_val_split(torch.arange(10), 0.75)
+    first, rest = train_val_split(torch.arange(10), 0.75)
     assert first.tolist() == list(range(7)) and rest.tolist() == [7, 8, 9]
     for fraction in (0.0, 1.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="fraction is between 0 and 1"):
-            hlstm.train_val_split(torch.arange(10), fraction)
+        with pytest.raises(ValueError, match="^fraction is "):
+            train_val_split(torch.arange(10), fraction)
 
 
 @given(st.integers(0, 40), st.integers(-2, 30))
 def test_a_text_too_short_for_its_streams(n: int, batch_size: int) -> None:
     ids = torch.arange(n)
     if batch_size < 1:
-        with pytest.raises(ValueError, match=f"at least 1, and got {batch_size}"):
-            hlstm.streams(ids, batch_size)
+        with pytest.raises(ValueError, match=f"1 or larger, and got {batch_size}"):
+            streams(ids, batch_size)
     elif n // batch_size < 2:
         with pytest.raises(ValueError, match=f"^{n} characters cannot") as error:
-            hlstm.streams(ids, batch_size)
+            streams(ids, batch_size)
         if largest := re.search(r"batch_size up to (\d+)", str(error.value)):
-            assert hlstm.streams(ids, int(largest[1])).shape[1] >= 2
+            assert streams(ids, int(largest[1])).shape[1] >= 2
         else:
             assert n < 2
     else:
-        assert hlstm.streams(ids, batch_size).shape == (batch_size, n // batch_size)
+        assert streams(ids, batch_size).shape == (batch_size, n // batch_size)
 
 
 def test_a_window_has_a_length() -> None:
-    with pytest.raises(ValueError, match="sequence_length is at least 1, and got 0"):
-        next(hlstm.windows(torch.arange(9), 1, 0))
+    with pytest.raises(ValueError, match="sequence_length .* 1 or larger, and got 0"):
+        next(windows(torch.arange(9), 1, 0))
 
 
 @given(
@@ -464,71 +165,217 @@ def test_windows_cover_each_stream_once(n: int, batch: int, T: int, seed: int) -
     ids = torch.randint(50, (n,), generator=torch.Generator().manual_seed(seed))
     if n // batch < 2:
         with pytest.raises(ValueError, match="cannot fill"):
-            list(hlstm.windows(ids, batch, T))
+            list(windows(ids, batch, T))
         return
-    inputs, targets = zip(*hlstm.windows(ids, batch, T), strict=True)
+    inputs, targets = zip(*windows(ids, batch, T), strict=True)
     rows = ids[: n // batch * batch].view(batch, -1)
     assert torch.equal(torch.cat(inputs, 1), rows[:, :-1])
     assert torch.equal(torch.cat(targets, 1), rows[:, 1:])
 
 
 def test_one_hot_refuses_what_has_no_place() -> None:
-    assert hlstm.one_hot(torch.tensor([[2]]), 3).tolist() == [[[0, 0, 1]]]
+    assert one_hot(torch.tensor([[2]]), 3).tolist() == [[[0, 0, 1]]]
     for bad in (-1, 3):
         with pytest.raises(IndexError, match="outside"):
-            hlstm.one_hot(torch.tensor([0, bad]), 3)
+            one_hot(torch.tensor([0, bad]), 3)
 
 
-def brute_force(train: str, held_out: str, size: int, order: int) -> list[float]:
-    """Witten and Bell's interpolation, one character and one context at a time."""
-    seen: list[dict[str, Counter[str]]] = [defaultdict(Counter) for _ in range(order)]
-    for t in range(len(train)):
-        for k in range(min(order, t + 1)):
-            seen[k][train[t - k : t]][train[t]] += 1
-    text, start = train + held_out, len(train)
-    result = []
-    for t in range(start, len(text)):
-        p = 1 / size
-        for k in range(order):
-            if count := seen[k].get(text[t - k : t]):
-                c, d = count.total(), len(count)
-                p = (count[text[t]] + d * p) / (c + d)
-        result.append(p)
-    return result
+# Integers and numbers of every make
+
+Make = Callable[[list[int]], object]
 
 
-@given(
-    st.text("abc", min_size=8, max_size=60), st.text("abcd", min_size=1, max_size=20)
+def array_of(kind: str) -> Make:
+    return lambda ids: np.array(ids, dtype=kind)
+
+
+def tensor_of(kind: torch.dtype) -> Make:
+    return lambda ids: torch.tensor(ids, dtype=kind)
+
+
+ARRAYS = ("i1", "i4", "i8", "u1", "u2", "u4", "u8", ">i4", ">u2")
+TENSORS = (torch.int8, torch.int16, torch.int32, torch.uint8, torch.uint16)
+MAKES: dict[str, Make] = {
+    "list": list,
+    "tuple": tuple,
+    "iterator": iter,
+    "list of NumPy's": lambda ids: [np.int64(k) for k in ids],
+    "list of tensors": lambda ids: [torch.tensor(k) for k in ids],
+    "read-only": lambda ids: np.frombuffer(bytes(ids), dtype=np.uint8),
+    "backwards": lambda ids: np.array(ids[::-1])[::-1],
+    "every other": lambda ids: torch.tensor(ids).repeat_interleave(2)[::2],
+    "objects": lambda ids: np.array(ids, dtype=object),
+    **{f"array of {kind}": array_of(kind) for kind in ARRAYS},
+    **{f"tensor of {kind}": tensor_of(kind) for kind in TENSORS},
+}
+KNOWN = [2, 0, 1, 3, 3, 1, 0]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES.keys())
+def test_integers_of_every_make_are_taken(make: Make) -> None:
+    ids: torch.Tensor = torch.tensor(KNOWN)
+
+    def made() -> torch.Tensor:
+        return make(KNOWN)  # type: ignore[return-value]
+
+    assert hlstm.Vocabulary("abcd").decode(made()) == "cabddba"
+    assert one_hot(made(), 4).equal(one_hot(ids, 4))
+    first, rest = train_val_split(made(), 0.5)
+    assert first.tolist() == KNOWN[:3] and rest.tolist() == KNOWN[3:]
+    rows = streams(made(), 2)
+    assert rows.dtype == torch.int64 and rows.equal(streams(ids, 2))
+    pairs = zip(windows(made(), 2, 1), windows(ids, 2, 1), strict=True)
+    for (x, y), (u, v) in pairs:
+        assert x.dtype == y.dtype == torch.int64 and x.equal(u) and y.equal(v)
+
+
+USES: dict[str, Callable[[object], object]] = {
+    "decode": lambda ids: hlstm.Vocabulary("abcd").decode(ids),  # type: ignore[arg-type]
+    "one_hot": lambda ids: one_hot(ids, 4),  # type: ignore[arg-type]
+    "train_val_split": lambda ids: train_val_split(ids),  # type: ignore[arg-type]
+    "streams": lambda ids: streams(ids, 1),  # type: ignore[arg-type]
+    "windows": lambda ids: next(windows(ids, 1, 2)),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
+@pytest.mark.parametrize(
+    "ids",
+    [
+        "abc",
+        b"abc",
+        5,
+        2.5,
+        None,
+        [1.0, 2.0],
+        [True, False],
+        [None],
+        ["a"],
+        [[1, 2], [3]],
+        np.array([1.0]),
+        np.array([True]),
+        np.array(["a"]),
+        torch.tensor([1.0]),
+        torch.tensor([True]),
+        torch.tensor([1j]),
+    ],
+    ids=repr,
 )
-def test_witten_bell_equals_counting_by_hand(train: str, held_out: str) -> None:
-    vocab = hlstm.Vocabulary("abcd")
-    orders = hlstm.witten_bell(vocab.encode(train), vocab.encode(held_out), 4, 5)
-    for n, mine in enumerate(orders, 1):
-        expected = brute_force(train, held_out, 4, n)
-        assert all(
-            math.isclose(a, b, rel_tol=1e-12)
-            for a, b in zip(mine.tolist(), expected, strict=True)
-        )
-
-
-@given(st.text("ab", min_size=4, max_size=30), st.text("abc", min_size=1, max_size=8))
-def test_counting_on_is_counting_anew_before_each_character(
-    train: str, held_out: str
+def test_what_holds_no_integers_is_refused_by_name(
+    use: Callable[[object], object], ids: object
 ) -> None:
+    with pytest.raises(InvalidTypeError, match="^ids is a tensor, an array or a list"):
+        use(ids)
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
+def test_other_shapes_and_what_is_too_large_are_refused(
+    use: Callable[[object], object],
+) -> None:
+    with pytest.raises(InvalidIndexError, match="outside 0"):
+        use([0, 1, 10**30])
+    if use is USES["one_hot"]:
+        assert one_hot(np.array([[0, 3]]), 4).shape == (1, 2, 4)
+        return
+    for ids in ([[0, 1]], torch.zeros(2, 2, dtype=torch.long), torch.tensor(3)):
+        with pytest.raises(
+            InvalidValueError, match=r"ids has shape .*\(N,\) is needed"
+        ):
+            use(ids)
+
+
+SIZES: dict[str, Callable[[object], object]] = {
+    "num_classes": lambda n: one_hot([0], n),  # type: ignore[arg-type]
+    "batch_size": lambda n: streams(range(9), n),  # type: ignore[arg-type]
+    "sequence_length": lambda n: next(windows(range(9), 1, n)),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_is_an_integer(name: str) -> None:
+    for size in (3, np.int64(3), np.uint8(3), torch.tensor(3)):
+        assert SIZES[name](size) is not None
+    for wrong in (0, -1, np.int64(0)):
+        with pytest.raises(InvalidValueError, match=f"^{name} is an integer, 1 or"):
+            SIZES[name](wrong)
+    for bad in (True, 2.0, "3", None, [3], torch.tensor(3.0)):
+        with pytest.raises(InvalidTypeError, match=f"^{name} is an integer, 1 or"):
+            SIZES[name](bad)
+
+
+def test_a_fraction_is_a_number() -> None:
+    for half in (0.5, Fraction(1, 2), np.float32(0.5), torch.tensor(0.5)):
+        first, rest = train_val_split(torch.arange(6), half)  # type: ignore[arg-type]
+        assert len(first) == len(rest) == 3
+    for bad in (True, "0.5", None, [0.5], 1j):
+        with pytest.raises(InvalidTypeError, match="^fraction is a number above 0"):
+            train_val_split(torch.arange(6), bad)  # type: ignore[arg-type]
+    for wrong in (0, 1, -0.5, 1.5, math.inf, math.nan, np.float64(1)):
+        with pytest.raises(InvalidValueError, match="^fraction is "):
+            train_val_split(torch.arange(6), wrong)
+
+
+def test_narrow_integers_are_not_copied() -> None:
+    """A text of one byte a character: nothing as long as it is made of eight."""
+    text = torch.randint(70, (100_000,), dtype=torch.uint8)
+    train, _ = train_val_split(text)
+    assert train.dtype == torch.uint8 and train.data_ptr() == text.data_ptr()
+    found = [x for x, _ in windows(text, 10, 50)]
+    assert max(x.untyped_storage().nbytes() for x in found) == 8 * 10 * 50
+    assert sum(x.numel() for x in found) == 10 * (10_000 - 1)
+
+
+def test_streams_of_a_tensor_are_a_view() -> None:
+    ids = torch.arange(10)
+    rows = streams(ids, 3)
+    assert rows.data_ptr() == ids.data_ptr()
+    assert next(windows(ids, 3, 2))[0].data_ptr() == ids.data_ptr()
+
+
+def test_the_default_device_and_dtype_do_not_matter() -> None:
     vocab = hlstm.Vocabulary("abc")
-    orders = hlstm.witten_bell(
-        vocab.encode(train), vocab.encode(held_out), 3, 3, adaptive=True
-    )
-    for n, mine in enumerate(orders, 1):
-        for m, p in enumerate(mine.tolist()):
-            (expected,) = brute_force(train + held_out[:m], held_out[m], 3, n)
-            assert math.isclose(p, expected, rel_tol=1e-12)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            assert vocab.decode([0, 2]) == vocab.decode(vocab.encode("ac")) == "ac"
+            vectors = one_hot([0, 2], 3)
+            rows = streams([0, 1, 2], 1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert vectors.dtype == torch.float32 and vectors.tolist()[1] == [0, 0, 1]
+    assert rows.tolist() == [[0, 1, 2]]
 
 
-def test_impossible_orders_are_refused() -> None:
-    ids = torch.zeros(40, dtype=torch.long)
-    for order in (0, 41):
-        with pytest.raises(ValueError, match=f"1 to the 40 .* got {order}"):
-            hlstm.witten_bell(ids, ids, 3, order)
-    with pytest.raises(ValueError, match="30-grams of 76 symbols overflow"):
-        hlstm.witten_bell(ids, ids, 76, 30)
+# Refusals and the class
+
+
+def test_a_vocabulary_is_one_class() -> None:
+    assert hlstm.Vocabulary.__mro__ == (hlstm.Vocabulary, object)
+    vocab = hlstm.Vocabulary("ba")
+    again = pickle.loads(pickle.dumps(vocab))
+    assert again == vocab and again.encode("ab").tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        (lambda: hlstm.Vocabulary(5), InvalidTypeError),  # type: ignore[arg-type]
+        (lambda: hlstm.Vocabulary([["a"]]), InvalidValueError),  # type: ignore[list-item]
+        (lambda: hlstm.Vocabulary(""), InvalidValueError),
+        (lambda: hlstm.Vocabulary("aa"), InvalidValueError),
+        (lambda: hlstm.Vocabulary.from_text(5), InvalidTypeError),  # type: ignore[arg-type]
+        (lambda: hlstm.Vocabulary("a").encode(5), InvalidTypeError),  # type: ignore[arg-type]
+        (lambda: hlstm.Vocabulary("a").encode(["a"]), InvalidTypeError),  # type: ignore[arg-type]
+        (lambda: hlstm.Vocabulary("a").encode("a", []), InvalidValueError),  # type: ignore[arg-type]
+        (lambda: hlstm.Vocabulary("a").encode("b"), UnknownCharacterError),
+        (lambda: streams(range(3), 2), InvalidValueError),
+        (lambda: next(windows([], 1, 1)), InvalidValueError),
+    ],
+)
+def test_every_refusal_is_of_the_family(
+    call: Callable[[], object], kind: type[HlstmError]
+) -> None:
+    with pytest.raises(kind) as error:
+        call()
+    assert type(error.value) is kind
