@@ -213,7 +213,7 @@ def load_pretrained(name: str = "shakespeare") -> DeepRNN:
     Returns
     -------
     DeepRNN
-        The network, in evaluation mode.
+        The network in float32, in evaluation mode.
 
     Raises
     ------
@@ -230,9 +230,10 @@ def load_pretrained(name: str = "shakespeare") -> DeepRNN:
         raise InvalidValueError(
             f"no pretrained network {name!r}; there is: {', '.join(names)}"
         )
-    return load_model(str(weights.joinpath(f"{name}.safetensors")))
+    path = str(weights.joinpath(f"{name}.safetensors"))
+    return load_model(path, dtype=torch.float32)  # the file holds half of that
 
-# %% ../chapters/09b_checkpoint.ipynb #7054e18c
+# %% ../chapters/09b_checkpoint.ipynb #5a09000e
 # Names of before, until the modules that use them have changed.
 from hlstm.files import INT8_KEY, replace_file  # noqa: F401
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEMA', 'INT8_KEY', 'CheckpointError', 'read_header', 'replace_file', 'save_tensors', 'load_tensors']
 
-# %% ../chapters/09b_checkpoint.ipynb #40d53b30
+# %% ../chapters/09b_checkpoint.ipynb #5a090001
 #| code-fold: true
 import errno
 import hashlib
@@ -59,7 +59,7 @@ def _check_lengths(start: bytes, size: int) -> None:
         f"and has {size:,} (a header has at most {MAX_HEADER:,})"
     )
 
-# %% ../chapters/09b_checkpoint.ipynb #20cdff30
+# %% ../chapters/09b_checkpoint.ipynb #5a090004
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make a dict of the names and values of a JSON object, if no name comes twice."""
     found = dict(pairs)
@@ -101,7 +101,7 @@ def _check_layout(header: dict[str, Any], size: int) -> None:
             f"{where}its tensors end at byte {end:,} of {size:,} bytes of numbers"
         )
 
-# %% ../chapters/09b_checkpoint.ipynb #e9d5e16e
+# %% ../chapters/09b_checkpoint.ipynb #5a090005
 def read_header(data: bytes) -> dict[str, Any]:
     """Return the header of a safetensors file that has one meaning.
 
@@ -175,7 +175,7 @@ def _mode_of(path: Path) -> int | None:
         raise InvalidValueError(f"{path} is a device or a pipe, and is not replaced")
     return stat.S_IMODE(mode)
 
-# %% ../chapters/09b_checkpoint.ipynb #48a76185
+# %% ../chapters/09b_checkpoint.ipynb #5a090008
 def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
     """Put `data` in the place of a file, in one piece or not at all.
 
@@ -216,7 +216,7 @@ def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
         raise
     _sync_folder(path.parent)
 
-# %% ../chapters/09b_checkpoint.ipynb #ecd6c648
+# %% ../chapters/09b_checkpoint.ipynb #5a09000b
 def _write_json(description: Mapping[str, Any]) -> str:
     """Return a description as JSON, or refuse what JSON cannot hold."""
     try:
@@ -256,7 +256,7 @@ def _check_tensors(tensors: Mapping[str, Tensor]) -> None:
                 "would untie them: give one of them a clone"
             )
 
-# %% ../chapters/09b_checkpoint.ipynb #880341be
+# %% ../chapters/09b_checkpoint.ipynb #5a09000c
 def _pack(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> bytes:
     """Return the bytes of a file, its checksum included."""
     try:
