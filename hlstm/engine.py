@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from hlstm.stack import (
     layer_weights,
     reference_layer,
     unroll,
-    unroll_packed,
 )
 
 # %% ../chapters/12_speed.ipynb #89aa031b

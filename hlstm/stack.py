@@ -237,7 +237,6 @@ class LSTM(TorchNames, nn.Module):
 
 # %% ../chapters/06_depth.ipynb #ccfd2989
 # Until the modules that follow have moved to hlstm.layer and hlstm.network.
-from hlstm.layer import reference_layer, unroll, unroll_packed
 
 
 def layer_weights(stack, k):

@@ -204,6 +204,9 @@ def export(root: Path, target: Path) -> Path:
     names = exported_modules(root)
     subprocess.run([sys.executable, "-c", NBDEV], cwd=target, check=True)
     (package / "_modidx.py").unlink(missing_ok=True)
+    for path in package.glob("*.py"):  # directives are for the page
+        text = re.sub(r"(?m)^#\|.*\n", "", path.read_text("utf-8"))
+        path.write_text(text, "utf-8", newline="\n")
     init = package / "__init__.py"
     init.write_text(init_source(package, names, settings(root)["version"]), "utf-8")
     (package / "__main__.py").write_text(MAIN, "utf-8")
