@@ -6,7 +6,6 @@
 __all__ = ['LSTMCell', 'set_forget_bias_']
 
 # %% ../chapters/04_cell.ipynb #6cc1459c
-#| code-fold: true
 import math
 from typing import Any
 

@@ -6,7 +6,6 @@
 __all__ = ['save_model', 'build_network', 'load_model', 'load_pretrained']
 
 # %% ../chapters/09b_checkpoint.ipynb #aeab58f1
-#| code-fold: true
 import os
 from importlib.resources import files
 from typing import Any

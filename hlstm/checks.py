@@ -9,7 +9,6 @@ __all__ = ['HlstmError', 'InvalidValueError', 'InvalidTypeError', 'InvalidIndexE
            'prepare_cell_state']
 
 # %% ../chapters/B_refusals.ipynb #b0000003
-#| code-fold: true
 import operator
 import os
 import warnings

@@ -6,7 +6,6 @@
 __all__ = ['NonFiniteGradientError', 'grad_norm', 'clip_grad_norm_']
 
 # %% ../chapters/08_clipping.ipynb #4811137f
-#| code-fold: true
 import math
 from collections.abc import Iterable
 from numbers import Real

@@ -6,7 +6,6 @@
 __all__ = ['coding_table', 'ArithmeticEncoder', 'ArithmeticDecoder', 'compress', 'decompress']
 
 # %% ../chapters/15b_compression.ipynb #9a1c0003
-#| code-fold: true
 import struct
 import zlib
 from bisect import bisect_right

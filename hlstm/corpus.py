@@ -7,7 +7,6 @@ __all__ = ['read_plays', 'clean_play', 'fetch_tinyshakespeare', 'load_corpus', '
            'explain_unknown', 'as_ids']
 
 # %% ../chapters/A_corpus.ipynb #a0000003
-#| code-fold: true
 import codecs
 import hashlib
 import html

@@ -6,7 +6,6 @@
 __all__ = ['drop_and_scale', 'InvertedDropout', 'evaluating']
 
 # %% ../chapters/07_dropout.ipynb #990fedd2
-#| code-fold: true
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -6,7 +6,6 @@
 __all__ = ['SCHEMA', 'INT8_KEY', 'CheckpointError', 'read_header', 'replace_file', 'save_tensors', 'load_tensors']
 
 # %% ../chapters/09b_checkpoint.ipynb #5a090001
-#| code-fold: true
 import errno
 import hashlib
 import json

@@ -6,7 +6,6 @@
 __all__ = ['State', 'Gates', 'gate_activations', 'update_state']
 
 # %% ../chapters/03_gates.ipynb #81833856
-#| code-fold: true
 from typing import NamedTuple
 
 import torch

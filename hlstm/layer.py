@@ -6,7 +6,6 @@
 __all__ = ['Layer', 'unroll', 'layer_shapes', 'unroll_packed', 'pick_columns', 'reference_layer']
 
 # %% ../chapters/06_depth.ipynb #de7001d8
-#| code-fold: true
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -6,7 +6,6 @@
 __all__ = ['DeepRNN']
 
 # %% ../chapters/06b_network.ipynb #8df4ae83
-#| code-fold: true
 import os
 
 from torch import Tensor, nn

@@ -6,7 +6,6 @@
 __all__ = ['witten_bell']
 
 # %% ../chapters/01b_counting.ipynb #c1b00004
-#| code-fold: true
 import numpy as np
 import torch
 from torch import Tensor

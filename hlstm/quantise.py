@@ -6,7 +6,6 @@
 __all__ = ['Int8', 'quantise_rows', 'dequantise_rows', 'save_int8', 'load_int8']
 
 # %% ../chapters/10b_quantise.ipynb #24b197fa
-#| code-fold: true
 import os
 from typing import Any, NamedTuple
 
@@ -97,19 +96,25 @@ def rebuild(tensors: dict[str, Tensor], description: dict[str, Any]) -> DeepRNN:
     """Make the network of a file's rounded tensors, or say what the file lacks."""
     dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in PRECISIONS}
     if description.get("kind") != "int8":
-        raise InvalidValueError("has no weights of one byte: read it with hlstm.load_model")
+        raise InvalidValueError(
+            "has no weights of one byte: read it with hlstm.load_model"
+        )
     if (said := description.get("dtype")) not in [*dtypes]:
         raise InvalidValueError(f"says dtype is {said!r}, and it is one of {[*dtypes]}")
     matrices = [name for name, tensor in tensors.items() if tensor.dim() == 2]
     scales = {name for name in tensors if name.endswith(".scale")}
     if scales != {f"{name}.scale" for name in matrices}:
-        raise InvalidValueError("does not have scales for its matrices, and for them alone")
+        raise InvalidValueError(
+            "does not have scales for its matrices, and for them alone"
+        )
     found = {name: tensors[name] for name in tensors.keys() - scales}
     for name in matrices:
         rounded = Int8(tensors[name], tensors[f"{name}.scale"])
         found[name] = dequantise_rows(rounded).to(dtypes[said])
     if other := {str(t.dtype) for t in found.values()} - {f"torch.{said}"}:
-        raise InvalidValueError(f"says dtype is {said}, and holds {sorted(other)} as well")
+        raise InvalidValueError(
+            f"says dtype is {said}, and holds {sorted(other)} as well"
+        )
     return build_network(found, description)
 
 # %% ../chapters/10b_quantise.ipynb #038eb1f7

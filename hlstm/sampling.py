@@ -7,7 +7,6 @@ __all__ = ['next_character', 'entropy', 'boltzmann', 'draw', 'keep_top_k', 'keep
            'stream_text', 'generate_text']
 
 # %% ../chapters/10_sampling.ipynb #ee77bfc7
-#| code-fold: true
 import math
 import time
 from collections.abc import Callable, Iterator

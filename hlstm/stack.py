@@ -6,7 +6,6 @@
 __all__ = ['LSTM']
 
 # %% ../chapters/06_depth.ipynb #eabbb99a
-#| code-fold: true
 import math
 from typing import Any, TypeVar
 
@@ -237,6 +236,7 @@ class LSTM(TorchNames, nn.Module):
 
 # %% ../chapters/06_depth.ipynb #ccfd2989
 # Until the modules that follow have moved to hlstm.layer and hlstm.network.
+from hlstm.layer import reference_layer, unroll, unroll_packed
 
 
 def layer_weights(stack, k):

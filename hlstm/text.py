@@ -6,7 +6,6 @@
 __all__ = ['Vocabulary', 'one_hot', 'train_val_split', 'streams', 'windows']
 
 # %% ../chapters/01_text.ipynb #7db950f4
-#| code-fold: true
 from collections.abc import Iterable, Iterator
 
 import numpy as np

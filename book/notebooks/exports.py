@@ -9,6 +9,7 @@ nbdev works on a copy, so that a file whose text stays the same keeps its time s
 """
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
