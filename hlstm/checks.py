@@ -15,6 +15,7 @@ import warnings
 from numbers import Number, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
@@ -125,9 +126,10 @@ def as_number(
         If `value` is no number; if it is not finite, or out of range.
     """
     said = f"{name} is a number{_range(least, most, above)}, and got {shown(value)}"
-    plain = value
-    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta:
-        plain = value.item()
+    try:
+        plain = value.item() if isinstance(value, (Tensor, np.ndarray)) else value
+    except (ValueError, RuntimeError):  # several numbers, or none
+        plain = None
     if isinstance(plain, bool) or not isinstance(plain, Real):
         raise InvalidTypeError(f"{said}, a {type(value).__name__}")
     try:
