@@ -86,7 +86,10 @@ class DeepRNN(nn.Module):
             got = type(vocab).__name__
             raise InvalidTypeError(f"vocab is a Vocabulary, and got a {got}")
         V, H = len(vocab), as_integer("hidden_size", hidden_size, 1)
-        L, p = as_integer("num_layers", num_layers, 1), as_number("dropout", dropout, 0, 1)
+        L, p = (
+            as_integer("num_layers", num_layers, 1),
+            as_number("dropout", dropout, 0, 1),
+        )
         check_memory(V, H, L)
         between = p if L > 1 else 0.0
         self.vocab = vocab
