@@ -38,6 +38,9 @@ def save_model(net: DeepRNN, path: str | os.PathLike[str]) -> None:
         "hidden_size": net.lstm.hidden_size,
         "num_layers": net.lstm.num_layers,
         "dropout": float(net.dropout.p),
+        "dropout_between": float(net.lstm.dropout),
+        "shared_dim": net.dropout.shared_dim,
+        "engine": net.lstm.engine,
         "bias": bool(net.lstm.bias),
         "head_bias": net.head.bias is not None,
         "vocabulary": list(net.vocab.symbols),
@@ -90,6 +93,31 @@ def _check_weights(tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> Non
         if not torch.isfinite(tensor).all():
             raise InvalidValueError(f"has numbers in {name} that are not finite")
 
+# %% ../chapters/09b_checkpoint.ipynb #5a09000f
+ENGINES = ("auto", "fused", "reference", "torch")
+
+
+def _options(description: dict[str, Any], num_layers: int) -> dict[str, Any]:
+    """Return what the weights do not say of a network, or refuse what is no such thing."""
+    p = description.get("dropout")
+    usual = {"dropout": None, "dropout_between": p if num_layers > 1 else 0.0}
+    usual |= {"shared_dim": None, "engine": "auto", "bias": True, "head_bias": True}
+    said = {name: description.get(name, value) for name, value in usual.items()}
+    for name, value in said.items():
+        fits, wanted = type(value) is bool, "true or false"
+        if name.startswith("dropout"):
+            fits, wanted = (
+                type(value) is float and 0 <= value <= 1,
+                "a number in [0, 1]",
+            )
+        elif name == "shared_dim":
+            fits, wanted = value is None or type(value) is int, "an integer or null"
+        elif name == "engine":
+            fits, wanted = value in ENGINES, f"one of {', '.join(ENGINES)}"
+        if not fits:
+            raise InvalidValueError(f"says {name} is {value!r}, and it is {wanted}")
+    return said
+
 # %% ../chapters/09b_checkpoint.ipynb #516bc9b9
 def build_network(tensors: dict[str, Tensor], description: dict[str, Any]) -> DeepRNN:
     """Make a network of its tensors and its description.
@@ -99,7 +127,7 @@ def build_network(tensors: dict[str, Tensor], description: dict[str, Any]) -> De
     tensors
         Those of `net.state_dict()`. They become the parameters, in their own precision.
     description
-        What the file says of the network: sizes, vocabulary, dropout.
+        What the file says of the network, as `net.describe()`: sizes, vocabulary, dropout.
 
     Returns
     -------
@@ -113,25 +141,18 @@ def build_network(tensors: dict[str, Tensor], description: dict[str, Any]) -> De
         name of the file ends.
     """
     vocab, H, L = _sizes(tensors, description)
-    p = description.get("dropout")
-    if type(p) is not float or not 0 <= p <= 1:
-        raise InvalidValueError(f"says dropout is {p!r}, and it is a number in [0, 1]")
-    for name in ("bias", "head_bias"):
-        if type(said := description.get(name, True)) is not bool:
-            raise InvalidValueError(f"says {name} is {said!r}, and it is true or false")
+    said = _options(description, L)
     with torch.device("meta"):
-        net = DeepRNN(vocab, H, L, p)
-        if not description.get("bias", True):
-            between, engine = net.lstm.dropout, net.lstm.engine
-            net.lstm = LSTM(
-                *(len(vocab), H, L),
-                bias=False,
-                batch_first=True,
-                dropout=between,
-                engine=engine,
-            )
-        if not description.get("head_bias", True):
+        net = DeepRNN(vocab, H, L, said["dropout"], said["engine"])
+        if not said["bias"]:
+            sizes, engine = (len(vocab), H, L), said["engine"]
+            net.lstm = LSTM(*sizes, bias=False, batch_first=True, engine=engine)
+        if not said["head_bias"]:
             net.head = nn.Linear(H, len(vocab), bias=False)
+    net.lstm.dropout, net.dropout.shared_dim = (
+        said["dropout_between"],
+        said["shared_dim"],
+    )
     _check_weights(tensors, net.state_dict())
     with torch.inference_mode(False):
         own = {k: t.clone() if t.is_inference() else t for k, t in tensors.items()}
@@ -232,7 +253,7 @@ def load_pretrained(name: str = "shakespeare") -> DeepRNN:
     path = str(weights.joinpath(f"{name}.safetensors"))
     return load_model(path, dtype=torch.float32)  # the file holds half of that
 
-# %% ../chapters/09b_checkpoint.ipynb #5a09000e
+# %% ../chapters/09b_checkpoint.ipynb #5a090010
 # Names of before, until the modules that use them have changed.
 from hlstm.files import INT8_KEY, replace_file  # noqa: F401
 

@@ -267,7 +267,9 @@ def _pack(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> byte
     whole.pop("sha256", None)
     _write_json(whole)
     _check_tensors(tensors)
-    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    # What is only noted to be conjugated or negated, is, before its bytes are taken.
+    own = {k: t.detach().resolve_conj().resolve_neg() for k, t in tensors.items()}
+    plain = {name: t.cpu().contiguous() for name, t in own.items()}
     whole["sha256"] = _digest(whole, plain)
     try:
         data: bytes = save(plain, {"hlstm": _write_json(whole)})
@@ -353,8 +355,8 @@ def _description(header: dict[str, Any]) -> dict[str, Any]:
 def _tensors(data: bytes) -> dict[str, Tensor]:
     """Return a file's tensors; whatever the format's library raises is a refusal."""
     try:
-        # Also inside torch.inference_mode, they are tensors that can be trained.
-        with torch.inference_mode(False):
+        # On the CPU, and such that they can be trained, whatever mode we are called in.
+        with torch.inference_mode(False), torch.device("cpu"):
             return load(data)
     except Exception as error:  # of many kinds, and of others in other versions
         raise InvalidValueError(f"is no valid safetensors file: {error}") from error

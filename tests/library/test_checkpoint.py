@@ -24,7 +24,8 @@ from torch import Tensor
 
 import hlstm
 from book import ROOT
-from hlstm.checks import InvalidTypeError
+from hlstm.checkpoint import build_network
+from hlstm.checks import InvalidTypeError, InvalidValueError
 from hlstm.files import (
     MAX_BYTES,
     MAX_HEADER,
@@ -131,7 +132,7 @@ def test_each_precision_is_kept_in_the_file(tmp_path: Path, dtype: torch.dtype) 
 def test_a_number_too_large_for_the_wanted_precision_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.write_bytes(holds(lstm__weight_hh_l1=poisoned(1e300, torch.float64)))
-    assert hlstm.load_model(path).lstm.weight_hh_l1[0, 0] == 1e300
+    assert hlstm.load_model(path).state_dict()["lstm.weight_hh_l1"][0, 0] == 1e300
     with pytest.raises(CheckpointError, match="weight_hh_l1 that are not finite"):
         hlstm.load_model(path, dtype=torch.float32)
 
@@ -165,6 +166,97 @@ def test_a_loaded_network_trains_and_survives_its_file(tmp_path: Path) -> None:
             assert parameter.grad is not None
             parameter.sub_(parameter.grad)
     assert not same(net, NET)
+
+
+PARTS: dict[str, Callable[[hlstm.DeepRNN], Any]] = {
+    "as it is": lambda net: None,
+    "no bias in the head": lambda net: setattr(
+        net, "head", torch.nn.Linear(3, 4, bias=False)
+    ),
+    "no bias in the layers": lambda net: setattr(
+        net, "lstm", hlstm.LSTM(4, 3, 2, bias=False, batch_first=True, dropout=0.25)
+    ),
+    "another dropout between layers": lambda net: setattr(net.lstm, "dropout", 0.5),
+    "none between layers": lambda net: setattr(net.lstm, "dropout", 0.0),
+    "a mask shared over time": lambda net: setattr(net.dropout, "shared_dim", 1),
+    "an engine": lambda net: setattr(net.lstm, "engine", "reference"),
+    "frozen": lambda net: net.lstm.requires_grad_(False),
+    "transposed in memory": lambda net: setattr(
+        net.head, "weight", torch.nn.Parameter(torch.randn(3, 4).T)
+    ),
+}
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("part", PARTS)
+def test_what_can_be_saved_can_be_loaded(
+    tmp_path: Path, part: str, layers: int
+) -> None:
+    net, path = network(num_layers=layers), tmp_path / "model"
+    if part == "no bias in the layers":
+        net.lstm = hlstm.LSTM(4, 3, layers, bias=False, batch_first=True)
+    else:
+        PARTS[part](net)
+    net.save(path)
+    again = hlstm.load_model(path)
+    assert same(net, again)
+    assert again.lstm.dropout == net.lstm.dropout
+    assert again.lstm.engine == net.lstm.engine
+    assert again.lstm.bias == net.lstm.bias
+    assert again.dropout.shared_dim == net.dropout.shared_dim
+    ids = torch.randint(4, (2, 5))
+    torch.testing.assert_close(net.eval()(ids)[0], again(ids)[0])
+    again.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_tied_layers_are_refused(tmp_path: Path) -> None:
+    net = network(num_layers=3)
+    net.lstm.weight_hh_l2 = net.lstm.weight_hh_l1
+    with pytest.raises(
+        InvalidValueError, match="weight_hh_l[12] .*share memory, as tied"
+    ):
+        net.save(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_before_has_the_usual_parts(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    for layers, between in ((1, 0.0), (2, 0.25)):
+        net = network(num_layers=layers)
+        path.write_bytes(pack(dict(net.state_dict()), description(net)))
+        again = hlstm.load_model(path)
+        assert same(net, again)
+        assert (again.lstm.dropout, again.lstm.engine) == (between, "auto")
+        assert again.lstm.bias and again.head.bias is not None
+        assert again.dropout.shared_dim is None
+
+
+def test_the_network_of_the_package_is_float32() -> None:
+    net = hlstm.load_pretrained()
+    assert {t.dtype for t in net.state_dict().values()} == {torch.float32}
+
+
+def test_what_is_loaded_in_inference_mode_can_be_trained(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    NET.save(path)
+    with torch.inference_mode():
+        net = hlstm.load_model(path)
+        made_there = {k: t + 0 for k, t in NET.state_dict().items()}
+        built = build_network(made_there, description(NET))
+        text = net.generate_text("ab", 20, seed=0)
+    for one in (net, built):
+        assert same(one, NET)
+        assert one.generate_text("ab", 20, seed=0) == text
+        one.train()(torch.zeros(1, 3, dtype=torch.long))[0].sum().backward()
+        assert all(p.grad is not None for p in one.parameters())
+
+
+def test_the_default_device_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    NET.save(path)
+    with torch.device("meta"):
+        assert same(hlstm.load_model(path), NET)
 
 
 def test_loading_leaves_the_random_generator_alone(tmp_path: Path) -> None:
@@ -446,7 +538,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         holds(lstm__weight_hh_l1=poisoned(float("-inf"))),
         "weight_hh_l1 that are not finite",
     ),
-    # Dropout and vocabulary
+    # Dropout, other parts, and vocabulary
     "no dropout": (without("dropout"), "dropout is None"),
     "dropout above 1": (claiming(dropout=1.5), r"dropout is 1\.5"),
     "dropout below 0": (claiming(dropout=-0.1), r"dropout is -0\.1"),
@@ -454,6 +546,39 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "dropout infinite": (claiming(dropout=float("inf")), "dropout is inf"),
     "dropout in text": (claiming(dropout="0.25"), "dropout is '0.25'"),
     "dropout false": (claiming(dropout=False), "dropout is False"),
+    "biases that are not there": (holds(head__bias=None), r"lacks 1 .*head\.bias"),
+    "biases that are not said": (
+        claiming(head_bias=False),
+        r"no use: \['head\.bias'\]",
+    ),
+    "layers without the biases said": (
+        holds(**{f"lstm__bias_{k}h_l{n}": None for k in "ih" for n in (0, 1)}),
+        "lacks 4 tensors",
+    ),
+    "layers with biases not said": (claiming(bias=False), "holds 4 tensors of no use"),
+    "a bias of 1": (claiming(bias=1), "bias is 1, and it is true or false"),
+    "a head_bias in text": (claiming(head_bias="no"), "head_bias is 'no'"),
+    "dropout between above 1": (
+        claiming(dropout_between=2.0),
+        r"dropout_between is 2\.0",
+    ),
+    "dropout between in text": (
+        claiming(dropout_between="0"),
+        "dropout_between is '0'",
+    ),
+    "a shared dimension with a point": (
+        claiming(shared_dim=1.0),
+        r"shared_dim is 1\.0",
+    ),
+    "another engine": (
+        claiming(engine="warp"),
+        "engine is 'warp', and it is one of auto",
+    ),
+    "a list of engines": (claiming(engine=["auto"]), r"engine is \['auto'\]"),
+    "a name twice in the header": (
+        WHOLE.replace(b'"head.bias"', b'"head.bias":0,"head.bias"'),
+        "no safetensors file|damaged header",
+    ),
     "no vocabulary": (without("vocabulary"), "list of symbols"),
     "a vocabulary in text": (claiming(vocabulary="abcd"), "list of symbols"),
     "a vocabulary of numbers": (claiming(vocabulary=[1, 2, 3, 4]), "list of symbols"),
