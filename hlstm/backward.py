@@ -6,7 +6,6 @@
 __all__ = ['step_backward', 'LSTMFunction']
 
 # %% ../chapters/05_backward.ipynb #085ba4df
-#| code-fold: true
 from typing import Any, NamedTuple
 
 import torch
