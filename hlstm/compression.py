@@ -23,7 +23,7 @@ from hlstm.checks import (
     as_integer,
 )
 from .dropout import evaluating
-from .stack import DeepRNN
+from .network import DeepRNN
 
 # %% ../chapters/15b_compression.ipynb #0edb7b7b
 TOTAL = 2**20

@@ -12,12 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .checkpoint import PRECISIONS, CheckpointError
-from .checkpoint import _build as build_network
-from .checkpoint import read_file as load_tensors
-from .checkpoint import write_file as save_tensors
+from .checkpoint import PRECISIONS, build_network
 from .checks import InvalidValueError
-from .stack import DeepRNN
+from .files import CheckpointError, load_tensors, save_tensors
+from .network import DeepRNN
 
 # %% ../chapters/10b_quantise.ipynb #54e3dc86
 class Int8(NamedTuple):
@@ -110,7 +108,10 @@ def rebuild(tensors: dict[str, Tensor], description: dict[str, Any]) -> DeepRNN:
     found = {name: tensors[name] for name in tensors.keys() - scales}
     for name in matrices:
         rounded = Int8(tensors[name], tensors[f"{name}.scale"])
-        found[name] = dequantise_rows(rounded).to(dtypes[said])
+        try:
+            found[name] = dequantise_rows(rounded).to(dtypes[said])
+        except InvalidValueError as error:
+            raise InvalidValueError(f"has a {name} that is none: {error}") from error
     if other := {str(t.dtype) for t in found.values()} - {f"torch.{said}"}:
         raise InvalidValueError(
             f"says dtype is {said}, and holds {sorted(other)} as well"
@@ -147,6 +148,8 @@ def save_int8(net: DeepRNN, path: str | os.PathLike[str]) -> None:
         "hidden_size": net.lstm.hidden_size,
         "num_layers": net.lstm.num_layers,
         "dropout": float(net.dropout.p),
+        "bias": bool(net.lstm.bias),
+        "head_bias": net.head.bias is not None,
         "vocabulary": list(net.vocab.symbols),
         "kind": "int8",
         "dtype": str(net.head.weight.dtype).removeprefix("torch."),

@@ -15,8 +15,7 @@ function hlstmNetwork() {
       const bytes = buffer.slice(...data_offsets.map((offset) => 8 + length + offset));
       tensors[name] = { shape, values: new { F32: Float32Array, I8: Int8Array }[dtype](bytes) };
     }
-    const { vocabulary } = JSON.parse(metadata["hlstm-int8"]);
-    return { tensors, symbols: [...vocabulary] };
+    return { tensors, symbols: JSON.parse(metadata.hlstm).vocabulary };
   }
 
   // Scale times whole number, (10B.1), once for all. Eight rows lie interleaved, so that
