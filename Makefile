@@ -61,8 +61,9 @@ fuzz: $(installed) ## load 500,000 damaged model files in about ten minutes; FUZ
 export: $(installed) ## write hlstm/ from the chapters
 	@$(python) -m book.notebooks.exports
 
-clean-outputs: $(installed) ## strip outputs from the chapters, format their code, write their set-up cell
+clean-outputs: $(installed) ## strip outputs from the chapters, format their code, write what is generated
 	@$(python) -m book.notebooks.setup_cell
+	@$(python) -m book.site.palette
 	@.venv/bin/nbdev_clean
 	@.venv/bin/ruff check --quiet --select I --fix .
 	@.venv/bin/ruff format --quiet .
