@@ -19,9 +19,7 @@ apart := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 unexport PYTHONPATH PYTHONHOME JUPYTER_PATH MPLBACKEND
 export JUPYTER_PREFER_ENV_PATH := 1
 export IPYTHONDIR := $(CURDIR)/_build/ipython
-# tqdm would rather have ipywidgets, which fetch their scripts from other hosts.
-export PYTHONWARNINGS := ignore:IProgress not found
-# Chapters need no network and get none.
+# Sphinx needs no network and gets none; nor do chapters: book/notebooks/execute.py.
 nowhere := http://127.0.0.1:9
 offline := http_proxy=$(nowhere) https_proxy=$(nowhere) HTTP_PROXY=$(nowhere) HTTPS_PROXY=$(nowhere) \
 	ALL_PROXY=$(nowhere) no_proxy= NO_PROXY=
@@ -41,10 +39,11 @@ pdf: $(built) ## print the whole book into one PDF, with Chromium
 lighthouse: $(built) ## measure pages with Lighthouse, which comes from npm
 	@$(python) -m book.tools.lighthouse
 
-# The chapters run one after the other, so a second core tests the library beside them; each
-# of the two shows what it has to say when it is done. In the site's tests a file stays with
-# one process: most share what took long to make.
+# Here the chapters run one after the other, so a second core tests the library beside them;
+# each of the two shows what it has to say when it is done. In the site's tests a file stays
+# with one process: most share what took long to make.
 test: export OMP_NUM_THREADS := 1
+test: export CHAPTERS_AT_ONCE := 1
 test: check ## check everything that can be checked
 	@echo "building the site, and testing what needs none"
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(apart) $(built) test-library
@@ -52,7 +51,7 @@ test: check ## check everything that can be checked
 	@$(python) -m pytest -m site -n 2 --dist loadfile
 
 test-library: $(installed) ## test what needs no site, and how much of the library is tested
-	@$(python) -m pytest -m "not site" --cov
+	@$(python) -m pytest -m "not site and not alone" --cov
 
 FUZZ ?= 500000
 fuzz: $(installed) ## load 500,000 damaged model files in about ten minutes; FUZZ=N takes N
@@ -62,8 +61,9 @@ fuzz: $(installed) ## load 500,000 damaged model files in about ten minutes; FUZ
 export: $(installed) ## write hlstm/ from the chapters
 	@$(python) -m book.notebooks.exports
 
-clean-outputs: $(installed) ## strip outputs from the chapters, format their code, write their set-up cell
+clean-outputs: $(installed) ## strip outputs from the chapters, format their code, write what is generated
 	@$(python) -m book.notebooks.setup_cell
+	@$(python) -m book.site.palette
 	@.venv/bin/nbdev_clean
 	@.venv/bin/ruff check --quiet --select I --fix .
 	@.venv/bin/ruff format --quiet .

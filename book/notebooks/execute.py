@@ -122,6 +122,21 @@ def run(
     client.execute(cleanup_kc=True, env=variables)
 
 
+def surroundings(python: Path, home: Path, threads: int | None = 1) -> dict[str, str]:
+    """The variables that a kernel sees, with a home of its own."""
+    gone = {"PYTHONPATH", "PYTHONHOME", "MPLBACKEND", "XDG_CACHE_HOME"}
+    kept = {name: value for name, value in os.environ.items() if name not in gone}
+    kept.pop("OMP_NUM_THREADS", None)
+    kept |= {
+        "HOME": str(home),
+        "IPYTHONDIR": str(home / "ipython"),
+        "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        # tqdm would rather have ipywidgets, which fetch their scripts elsewhere.
+        "PYTHONWARNINGS": "ignore:IProgress not found",
+    }
+    return kept | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+
+
 @dataclass
 class Chapter:
     """A chapter to execute, and what came of it."""
@@ -145,25 +160,12 @@ class Kitchen:
     home: Path
     running: set[AsyncKernelManager] = field(default_factory=set)
 
-    def environment(self, threads: int | None) -> dict[str, str]:
-        """The variables that a kernel sees; its home is the build's own."""
-        gone = {"PYTHONPATH", "PYTHONHOME", "MPLBACKEND", "XDG_CACHE_HOME"}
-        kept = {name: value for name, value in os.environ.items() if name not in gone}
-        kept.pop("OMP_NUM_THREADS", None)
-        kept |= {
-            "HOME": str(self.home),
-            "IPYTHONDIR": str(self.home / "ipython"),
-            "PATH": f"{self.python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
-            # tqdm would rather have ipywidgets, which fetch their scripts elsewhere.
-            "PYTHONWARNINGS": "ignore:IProgress not found",
-        }
-        return kept | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-
     def execute(self, chapter: Chapter) -> Chapter:
         """Run a chapter alone in an empty folder."""
         manager = kernel_manager(self.python, self.python.parents[1] / "kernels")
         self.running.add(manager)
-        variables = self.environment(None if chapter.alone else 1)
+        threads = None if chapter.alone else 1
+        variables = surroundings(self.python, self.home, threads)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as empty:
             began = time.perf_counter()
             try:

@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
-from book import ROOT, settings
+from book import settings
+from book.site.palette import PALETTE
 
 # Title and description of the pages without a text of their own.
 GENERATED = {
@@ -27,9 +28,6 @@ GENERATED = {
     "404": ("No such page", "The address leads to no page of the book."),
 }
 CARD = 1200, 630
-PALETTE = mpl.rc_params_from_file(
-    ROOT / "hlstm" / "book.mplstyle", use_default_template=False
-)["axes.prop_cycle"].by_key()["color"]
 PICTURE = re.compile(r'<img [^>]*?src="([^"]*/)?_images/([^"]+)"')
 SVG_SIZE = re.compile(
     r'<svg\b[^>]*?(?:width="([\d.]+)pt" height="([\d.]+)pt"|viewBox="0 0 ([\d.]+) ([\d.]+)")'

@@ -2,10 +2,10 @@
 
 The wheel goes into an empty environment with what it requires. A second environment holds
 what Colab has; there the set-up cell of a chapter fetches the rest, from a repository on
-this machine, and each chapter runs alone in an empty folder without a network.
+this machine, and each chapter runs alone in an empty folder without a network. `make test`
+leaves most chapters to the build of the site, which runs them with the same packages.
 """
 
-import json
 import os
 import re
 import shutil
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import distributions
 from pathlib import Path
@@ -21,12 +21,11 @@ from typing import NamedTuple
 
 import nbformat
 import pytest
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from book import ROOT, settings
+from book.notebooks.execute import NO_NETWORK, kernel_manager, run, surroundings
+from book.notebooks.execute import make_environment as make_lean
 from book.notebooks.exports import exported_modules
 from book.notebooks.reader import code_cells, download
 from book.notebooks.setup_cell import CELL_ID, KEPT, closure, lacking, module_of
@@ -39,6 +38,9 @@ RELEASE = os.environ.get("HLSTM_DIST")
 PYTHONS = ("3.13", "3.12")
 # The book's build runs the whole chapter. From this cell on it trains for minutes.
 STOP = {"09_training": "2e958635"}
+# The chapter whose set-up cell does its work.
+FIRST = "04_cell"
+ALONE = "test_chapter_runs_alone"
 CONTRACT = """
 import sys
 import torch
@@ -82,22 +84,6 @@ star = {}
 exec("from hlstm import *", star)
 assert set(hlstm.__all__) <= star.keys()
 print("contract holds")
-"""
-
-
-NO_NETWORK = """
-import sys
-
-
-def refuse(event, arguments):
-    if event in {"socket.connect", "socket.getaddrinfo"}:
-        host = arguments[1] if event == "socket.connect" else arguments[0]
-        host = host[0] if isinstance(host, tuple) else host
-        if host not in {None, "", "localhost", "127.0.0.1", "::1"}:
-            raise OSError(f"no network here, and {host} was asked for")
-
-
-sys.addaudithook(refuse)
 """
 
 
@@ -166,6 +152,9 @@ def versions(python: Path) -> dict[str, str]:
     return {module_of(dist.name): dist.version for dist in found}
 
 
+Runs = Callable[[str], Future[None]]
+
+
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A folder for gigabytes; those of pytest stay for three runs."""
@@ -221,26 +210,11 @@ def chapter(name: str) -> NotebookNode:
 
 def run_chapter(name: str, python: Path, folder: Path, **environment: str) -> None:
     """Run a chapter alone in an empty folder; it writes nothing to the error stream."""
-    kernel = folder / "kernels" / "colab" / "kernel.json"
-    kernel.parent.mkdir(parents=True)
-    words = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    kernel.write_text(json.dumps({"argv": words, "display_name": "", "language": ""}))
-    specs = KernelSpecManager(kernel_dirs=[str(kernel.parent.parent)])
     empty = folder / "empty"
-    empty.mkdir()
-    home = {"HOME": str(folder), "IPYTHONDIR": str(folder), "OMP_NUM_THREADS": "1"}
+    empty.mkdir(parents=True)
     notebook = chapter(name)
-    # Without encryption the kernel warns at each start that others could listen in.
-    manager = AsyncKernelManager(
-        kernel_name="colab", kernel_spec_manager=specs, transport_encryption="auto"
-    )
-    NotebookClient(
-        notebook,
-        km=manager,
-        resources={"metadata": {"path": str(empty)}},
-        timeout=900,
-        startup_timeout=300,
-    ).execute(cleanup_kc=True, env={**os.environ, **home, **environment})
+    manager = kernel_manager(python, folder / "kernels")
+    run(notebook, manager, empty, surroundings(python, folder) | environment)
     for cell in code_cells(notebook):
         for output in cell.outputs:
             assert output.get("name") != "stderr", f"{cell.id}: {output.text}"
@@ -272,7 +246,7 @@ def colab(empty: Path, source: Path, folder: Path) -> Colab:
     pip(python, "matplotlib", "ipykernel")
     before, known = versions(python), settings()
     run_chapter(
-        "04_cell",
+        FIRST,
         python,
         folder / "first",
         GIT_CONFIG_COUNT="1",
@@ -284,20 +258,24 @@ def colab(empty: Path, source: Path, folder: Path) -> Colab:
 
 
 @pytest.fixture(scope="module")
-def runs(colab: Colab, folder: Path) -> Iterator[dict[str, Future[None]]]:
-    """Every chapter in that environment, two at a time, without a network."""
+def runs(colab: Colab, folder: Path, request: pytest.FixtureRequest) -> Iterator[Runs]:
+    """The chapters in that environment, two at a time, without a network."""
     (folder / "sitecustomize.py").write_text(NO_NETWORK)
     cut_off = {"PYTHONPATH": str(folder)}
     code = "import socket; socket.create_connection(('192.0.2.1', 9), 1)"
-    run = command(colab.python, "-c", code, PYTHONPATH=str(folder))
-    assert "no network here" in run.stderr
+    tried = command(colab.python, "-c", code, PYTHONPATH=str(folder))
+    assert "no network here" in tried.stderr
+    names = [
+        str(item.callspec.params["name"])
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.originalname == ALONE
+    ]
     with ThreadPoolExecutor(2) as pool:
-        yield {
-            path.stem: pool.submit(
-                run_chapter, path.stem, colab.python, folder / path.stem, **cut_off
-            )
-            for path in CHAPTERS
+        jobs = {
+            name: pool.submit(run_chapter, name, colab.python, folder / name, **cut_off)
+            for name in names
         }
+        yield jobs.__getitem__
 
 
 def test_contents(wheel: Path, tracked: list[str]) -> None:
@@ -335,6 +313,32 @@ def test_the_set_up_cell_fetches_exactly_what_is_missing(colab: Colab) -> None:
     must(command(colab.python, "-m", "pip", "check"))
 
 
-@pytest.mark.parametrize("name", [path.stem for path in CHAPTERS])
-def test_chapter_runs_alone(name: str, runs: dict[str, Future[None]]) -> None:
-    runs[name].result()
+@pytest.mark.skipif(os.name != "posix", reason="the site is built on POSIX")
+def test_the_site_is_built_with_what_colab_has(
+    colab: Colab, folder: Path, tracked: list[str]
+) -> None:
+    """And so a chapter that `make book` has executed need not run once more."""
+    python = make_lean(folder / "lean")
+    there = versions(python)
+    assert {"torch", "ipykernel", "safetensors"} <= there.keys()
+    assert not {"nbdev", "fastcore", "sphinx", "pytest"} & there.keys()
+    markers = {"importlib_metadata", "zipp", "exceptiongroup", "setuptools"}
+    for name in there.keys() - markers:
+        assert there[name] == colab.after[name], name
+    # The site takes the package's folder, a release what git tracks of it.
+    files = {path for path in (ROOT / "hlstm").rglob("*") if path.is_file()}
+    used = {path.relative_to(ROOT).as_posix() for path in files}
+    used = {name for name in used if not re.search(r"__pycache__|_modidx", name)}
+    assert used <= set(tracked)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        # `make test` leaves these to the build of the site, which runs them likewise.
+        pytest.param(path.stem, marks=() if path.stem == FIRST else pytest.mark.alone)
+        for path in CHAPTERS
+    ],
+)
+def test_chapter_runs_alone(name: str, runs: Runs) -> None:
+    runs(name).result()
