@@ -30,6 +30,7 @@ from hlstm.checks import (  # appendix B
     InvalidIndexError,
     InvalidTypeError,
     InvalidValueError,
+    shown,
 )
 
 # %% ../chapters/A_corpus.ipynb #9819fa57
@@ -322,7 +323,7 @@ def load_corpus(source: str | os.PathLike[str] = "shakespeare") -> str:
     if not isinstance(source, str | os.PathLike):
         raise InvalidTypeError(
             'source is "shakespeare", "tinyshakespeare" or the path of a text file, '
-            f"and got {source!r}, a {type(source).__name__}"
+            f"and got {shown(source)}, a {type(source).__name__}"
         )
     if source == "shakespeare":
         plays = read_plays()  # each goes as soon as it is cleaned
@@ -468,7 +469,7 @@ def _tensor(name: str, ids: object) -> Tensor:
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
         way = ": encode a text first" if isinstance(ids, str | bytes) else ""
         kind = type(ids).__name__
-        raise InvalidTypeError(f"{wanted}, and got {ids!r:.60} of type {kind}{way}")
+        raise InvalidTypeError(f"{wanted}, and got {shown(ids)} of type {kind}{way}")
     if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
         # PyTorch wants its own byte order, and memory that it may write into.
         native = ids.dtype.newbyteorder("=")

@@ -17,6 +17,7 @@ from hlstm.checks import (  # appendix B
     InvalidValueError,
     as_integer,
     as_number,
+    shown,
 )
 from .corpus import PIECE, as_ids, code_points, explain_unknown  # appendix A
 
@@ -47,7 +48,7 @@ class Vocabulary:
 
     def __init__(self, symbols: Iterable[str]) -> None:
         if not isinstance(symbols, Iterable):
-            raise InvalidTypeError(f"symbols are characters, and got {symbols!r}")
+            raise InvalidTypeError(f"symbols are characters, and got {shown(symbols)}")
         self.symbols = tuple(symbols)
         if not self.symbols:
             raise InvalidValueError(
@@ -55,7 +56,7 @@ class Vocabulary:
             )
         if bad := [s for s in self.symbols if not isinstance(s, str) or len(s) != 1]:
             raise InvalidValueError(
-                f"each symbol is one character, and {bad[0]!r} is not"
+                f"each symbol is one character, and {shown(bad[0])} is not"
             )
         self.index = {symbol: k for k, symbol in enumerate(self.symbols)}
         if len(self.index) != len(self.symbols):
@@ -110,7 +111,7 @@ class Vocabulary:
         """
         if errors not in ("strict", "ignore"):
             raise InvalidValueError(
-                f'errors is "strict" or "ignore", and got {errors!r}'
+                f'errors is "strict" or "ignore", and got {shown(errors)}'
             )
         pieces = code_points(text)
         codes = [ord(symbol) for symbol in self.symbols]
@@ -199,7 +200,7 @@ def train_val_split(
     share = as_number("fraction", fraction, above=0, most=1)
     if share == 1:
         raise InvalidValueError(
-            f"fraction is below 1, and got {fraction!r}: no text is left to judge by"
+            f"fraction is below 1, and got {shown(fraction)}: no text is left to judge by"
         )
     ids = as_ids("ids", ids)
     n = int(share * len(ids))
