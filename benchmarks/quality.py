@@ -247,7 +247,7 @@ def ngrams(corpus: Corpus) -> dict[str, Any]:
     """Witten–Bell n-grams: nats per character for n = 1, 2, …"""
     V, found = len(corpus.vocab), {}
     for name, adaptive in {"static": False, "adaptive": True}.items():
-        orders = hlstm.text.witten_bell(
+        orders = hlstm.ngrams.witten_bell(
             corpus.train_ids, corpus.val_ids, V, 9, adaptive
         )
         found[name] = [-p.log().mean().item() for p in orders]

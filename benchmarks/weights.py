@@ -36,10 +36,10 @@ def split_by_play(text: str) -> tuple[str, list[str]]:
 
     A play in both parts would tell the network the names of people it is judged on.
     """
-    plays, train_text = hlstm.text.read_plays(), ""
+    plays, train_text = hlstm.corpus.read_plays(), ""
     names = list(plays)
     while names:
-        longer = train_text + hlstm.text.clean_play(plays[names[0]]) + "\n"
+        longer = train_text + hlstm.corpus.clean_play(plays[names[0]]) + "\n"
         if len(longer) > int(0.9 * len(text)):
             break
         train_text, names = longer, names[1:]

@@ -29,10 +29,11 @@ from tqdm import tqdm
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from hlstm.checkpoint import _replace, load_model, load_pretrained
+from hlstm.corpus import load_corpus  # appendix A
 from hlstm.resume import TrainingInterrupted, _checkpoints, load_run, run_info
 from hlstm.sampling import stream_text
 from hlstm.stack import DeepRNN
-from hlstm.text import Vocabulary, load_corpus, streams, train_val_split
+from hlstm.text import Vocabulary, streams, train_val_split
 from hlstm.training import TrainConfig, Trainer, evaluate, pick_device
 
 # %% ../chapters/14_command_line.ipynb #14c0000a
@@ -227,7 +228,7 @@ class Evaluate(Common):
 
 # %% ../chapters/14_command_line.ipynb #e0e33e46
 def read_texts(files: Sequence[str]) -> list[str]:
-    """Read each file; see `hlstm.text.load_corpus`."""
+    """Read each file; see `hlstm.corpus.load_corpus`."""
     if not files:
         raise UsageError("name at least one FILE")
     return [load_corpus(file) for file in files]

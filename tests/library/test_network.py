@@ -85,7 +85,11 @@ def test_the_pretrained_network_beats_the_best_ngram() -> None:
     ids = net.vocab.encode(hlstm.load_corpus("shakespeare"))
     train_ids, val_ids = hlstm.train_val_split(ids)
     val_ids = val_ids[:100_000]
-    ngram = -hlstm.witten_bell(train_ids, val_ids, len(net.vocab), 6)[-1].log().mean()
+    ngram = (
+        -hlstm.ngrams.witten_bell(train_ids, val_ids, len(net.vocab), 6)[-1]
+        .log()
+        .mean()
+    )
     assert hlstm.evaluate(net, val_ids) < float(ngram)
 
 
