@@ -92,8 +92,9 @@ def test_a_probability_that_is_no_number_is_named(p: Any) -> None:
 
 
 def test_a_shared_dimension_is_any_integer() -> None:
-    assert hlstm.InvertedDropout(0.5, np.int64(-1)).shared_dim == -1
-    mask = drop_and_scale(torch.ones(40, 3), 0.5, np.int64(1))  # type: ignore[arg-type]
+    last: Any = np.int64(-1)
+    assert hlstm.InvertedDropout(0.5, last).shared_dim == -1
+    mask = drop_and_scale(torch.ones(40, 3), 0.5, last)
     assert torch.equal(mask, mask[:, :1].expand(40, 3))
 
 
