@@ -81,7 +81,7 @@ def add_rows(ids: Tensor | None, a: Tensor, rows: int) -> Tensor:
     call("scatter", a.dtype, *sizes, ids, a, out)
     return out
 
-# %% ../chapters/12_speed.ipynb #34b329b5
+# %% ../chapters/12_speed.ipynb #4dc12507
 def is_plain(*tensors: Tensor) -> bool:
     """Tell whether tensors hold numbers: nothing traces, maps or differentiates forward."""
     return not (
@@ -293,7 +293,7 @@ def torch_layer(
         out, h, c = torch._VF.lstm(inputs, batch_sizes, state, *rest)
     return out, h[0], c[0]
 
-# %% ../chapters/12_speed.ipynb #91e9b61f
+# %% ../chapters/12_speed.ipynb #f628c19e
 @cache
 def try_torch(dtype: torch.dtype, mixed: torch.dtype | None, onednn: bool) -> str:
     """Return what PyTorch says where it has no LSTM for a type, or nothing.
@@ -459,7 +459,7 @@ def pack_network(
         F.pad(bias, (0, -V % TILE)).to(more),
     )
 
-# %% ../chapters/12_speed.ipynb #dbf688b4
+# %% ../chapters/12_speed.ipynb #cf3cf07a
 def can_write(layers: list[Layer], head: tuple[Tensor, Tensor | None]) -> bool:
     """Tell whether a `Writer` can compute with these weights.
 

@@ -8,7 +8,7 @@ __all__ = ['FLAGS', 'CHOICES', 'LEVELS', 'STOPPED', 'HEADERS', 'MAIN', 'PROBE', 
            'processor', 'refuse_foreign', 'is_whole', 'build', 'open_library', 'find_library', 'why_not', 'warn_once',
            'library', 'invoke', 'call', 'scratch']
 
-# %% ../chapters/12_speed.ipynb #60bf8d62
+# %% ../chapters/12_speed.ipynb #aa6f68c0
 import ctypes
 import hashlib
 import os
@@ -75,7 +75,7 @@ def flag_choices() -> list[tuple[str, ...]]:
     intel = platform.machine().lower() in ("x86_64", "amd64")
     return [choice + (LEVELS[level] if level and intel else ()) for choice in CHOICES]
 
-# %% ../chapters/12_speed.ipynb #fb504b73
+# %% ../chapters/12_speed.ipynb #ec4eaa3f
 STOPPED = re.compile(r"signal|Killed|Terminated|[Nn]o space|[Oo]ut of memory|exhausted")
 
 
@@ -134,7 +134,7 @@ def compile_sources(
         main = str(Path(folder, "main.cpp"))
         run_compiler([*compiler, *FLAGS, *flags, main, "-o", str(target)])
 
-# %% ../chapters/12_speed.ipynb #e80024c6
+# %% ../chapters/12_speed.ipynb #28bb2ff0
 HEADERS = files("hlstm") / "csrc"
 MAIN = '#include "engine.hpp"\n'
 # What a compiler may know and an assembler not.
@@ -166,7 +166,7 @@ def takes(compiler: list[str], flags: tuple[str, ...]) -> bool:
             return False
     return True
 
-# %% ../chapters/12_speed.ipynb #5610a7bf
+# %% ../chapters/12_speed.ipynb #0b3388dd
 def cache_folder() -> Path:
     """Return the folder for compiled code: in `XDG_CACHE_HOME`, or in `~/.cache`.
 
@@ -267,7 +267,7 @@ def find_library() -> ctypes.CDLL | str:
     except OSError as error:
         return str(error)
 
-# %% ../chapters/12_speed.ipynb #9a8c9428
+# %% ../chapters/12_speed.ipynb #b52706b2
 def why_not() -> str:
     """Return why there is no compiled code, or nothing where there is."""
     found = find_library()
@@ -319,7 +319,7 @@ def call(name: str, dtype: torch.dtype, *values: int | Tensor | None) -> None:
     suffix = str(dtype).removeprefix("torch.")
     invoke(getattr(library(), f"{name}_{suffix}"), *values)
 
-# %% ../chapters/12_speed.ipynb #0b04ba49
+# %% ../chapters/12_speed.ipynb #555c7f89
 _kept = threading.local()
 
 
