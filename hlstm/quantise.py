@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import build_network
-from .checks import InvalidValueError
+from .checks import InvalidValueError  # appendix B
 from .files import CheckpointError, load_tensors, save_tensors
 from .network import PRECISIONS, DeepRNN
 
