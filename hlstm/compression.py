@@ -20,7 +20,7 @@ from hlstm.checks import (
     InvalidIndexError,
     InvalidTypeError,
     InvalidValueError,
-    as_integer,
+    as_integer,  # appendix B
 )
 from .dropout import evaluating
 from .network import DeepRNN

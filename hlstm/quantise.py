@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .checkpoint import PRECISIONS, build_network
-from .checks import InvalidValueError
+from .checkpoint import build_network
+from .checks import InvalidValueError  # appendix B
 from .files import CheckpointError, load_tensors, save_tensors
-from .network import DeepRNN
+from .network import PRECISIONS, DeepRNN
 
 # %% ../chapters/10b_quantise.ipynb #54e3dc86
 class Int8(NamedTuple):
@@ -135,25 +135,17 @@ def save_int8(net: DeepRNN, path: str | os.PathLike[str]) -> None:
     OSError
         If the file cannot be written, for example because its folder does not exist.
     InvalidValueError
-        If a number is not finite, or if the file could not be read again: a network with
-        weights of two precisions, or with parametrised ones.
+        If a number is not finite, or if the network could not be read back, see
+        `DeepRNN.describe`: also one with weights of two precisions.
     """
+    dtype = str(net.head.weight.dtype).removeprefix("torch.")
+    description = {**net.describe(), "kind": "int8", "dtype": dtype}
     tensors: dict[str, Tensor] = {}
     for name, tensor in net.state_dict().items():
         if tensor.dim() == 2:
             tensors[name], tensors[f"{name}.scale"] = quantise_rows(tensor.cpu())
         else:
             tensors[name] = tensor.detach().cpu().clone()
-    description = {
-        "hidden_size": net.lstm.hidden_size,
-        "num_layers": net.lstm.num_layers,
-        "dropout": float(net.dropout.p),
-        "bias": bool(net.lstm.bias),
-        "head_bias": net.head.bias is not None,
-        "vocabulary": list(net.vocab.symbols),
-        "kind": "int8",
-        "dtype": str(net.head.weight.dtype).removeprefix("torch."),
-    }
     try:
         rebuild(tensors, description)
     except ValueError as error:
