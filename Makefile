@@ -1,7 +1,7 @@
 # The hlstm book. Plain `make` prints the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book serve pdf lighthouse test test-library fuzz export clean-outputs lock wheel weights bench quality release-check clean check
+.PHONY: help book serve pdf lighthouse test test-library test-avx2 fuzz export clean-outputs lock wheel weights bench quality release-check clean check
 
 python := .venv/bin/python
 installed := .venv/.installed
@@ -25,7 +25,7 @@ offline := http_proxy=$(nowhere) https_proxy=$(nowhere) HTTP_PROXY=$(nowhere) HT
 	ALL_PROXY=$(nowhere) no_proxy= NO_PROXY=
 
 help: ## print these lines
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
 book: $(built) ## execute every chapter and build the site into _build/html
 	@echo "The site is at $(CURDIR)/_build/html/index.html"
@@ -52,6 +52,14 @@ test: check ## check everything that can be checked
 
 test-library: $(installed) ## test what needs no site, and how much of the library is tested
 	@$(python) -m pytest -m "not site and not alone" --cov
+	@if grep -qsw avx512f /proc/cpuinfo; then $(MAKE) --no-print-directory test-avx2; fi
+
+# What the engines compute on the processors before AVX-512, PyTorch's as well as ours.
+levels := HLSTM_MAX_CPU_ISA=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
+by_level := $(foreach name,csrc engine kernel stack_parity stack_dropin network layer,tests/library/test_$(name).py)
+test-avx2: $(installed) ## test the engines once more, as a processor without AVX-512 runs them
+	@echo "testing the engines for AVX2"
+	@$(levels) $(python) -m pytest $(wildcard $(by_level))
 
 FUZZ ?= 500000
 fuzz: $(installed) ## load 500,000 damaged model files in about ten minutes; FUZZ=N takes N

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import hypothesis
 import nbformat
@@ -23,7 +24,7 @@ hypothesis.settings.load_profile("book")
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 
 
-def skip_or_fail(reason: str) -> None:
+def skip_or_fail(reason: str) -> NoReturn:
     """Skip on a reader's machine; fail where CI says that everything must run."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)

@@ -2,13 +2,12 @@
 
 import os
 import re
-import time
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from myst_nb.core.execute import cache as cache_client
 from myst_nb.sphinx_ import NbMetadataCollector
 from sphinx import addnodes
 from sphinx.application import Sphinx
@@ -224,16 +223,19 @@ def execute_chapters(app: Sphinx) -> None:
     failed = [chapter.path.name for chapter in execute(paths, at_once) if chapter.error]
     if failed:
         raise SphinxError(f"chapters failed: {', '.join(failed)}")
-    app.connect("doctree-read", partial(state_time, time.time()))
+    cache_client.single_nb_execution = refuse
 
 
-def state_time(began: float, app: Sphinx, doctree: nodes.document) -> None:
+def refuse(*arguments: Any, **options: Any) -> None:
+    """Stand in for myst-nb's own execution, which knows nothing of readers."""
+    raise SphinxError("a chapter has changed since it was executed; build once more")
+
+
+def state_time(app: Sphinx, doctree: nodes.document) -> None:
     """Say at the head of a chapter how long it ran, in place of what its source says."""
     run = NbMetadataCollector.get_exec_data(app.env, app.env.docname)
     if not run or run["runtime"] is None:
         return
-    if run["mtime"] > began:
-        LOGGER.warning("executed by Sphinx itself", location=app.env.docname)
     card = next(iter(doctree.findall(nodes.bullet_list)), None)
     if card is None:
         LOGGER.warning("no list at the head of the chapter", location=doctree)
@@ -281,6 +283,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", execute_chapters)
     app.connect("source-read", write_api)
     app.connect("env-get-outdated", outdated)
+    app.connect("doctree-read", state_time)
     app.connect("doctree-resolved", word_status)
     app.connect("html-page-context", open_the_tag, priority=900)
     app.connect("build-finished", write_downloads)
