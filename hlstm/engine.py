@@ -90,6 +90,7 @@ def is_plain(*tensors: Tensor) -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
         or any(type(x) not in (Tensor, torch.nn.Parameter) for x in tensors)
+        or any(torch._C._functorch.is_legacy_batchedtensor(x) for x in tensors)
         or any(x.device.type not in ("cpu", "cuda", "mps") for x in tensors)
     )
 
