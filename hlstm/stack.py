@@ -22,6 +22,7 @@ from hlstm.checks import (  # appendix B
     refuse_options,
 )
 from .dropout import drop_and_scale  # chapter 7
+from .engine import check_engine, run_layer  # chapter 12
 from .gates import State
 from .layer import Layer, layer_shapes
 
@@ -95,21 +96,6 @@ class TorchNames:
             if getattr(self, name) != value:
                 told.append(f"{name}={getattr(self, name)}")
         return ", ".join(told)
-
-# %% ../chapters/06_depth.ipynb #c81e5b02
-def check_engine(engine: str) -> str:
-    """Return `engine`, if there is one of this name."""
-    engines = ("reference", "fused", "torch", "auto")
-    if engine not in engines:
-        raise ValueError(f"engine is one of {', '.join(engines)}, and got {engine!r}")
-    return engine
-
-
-def run_layer(engine: str, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Stand in until the engine stands below this module."""
-    from hlstm.engine import run_layer
-
-    return run_layer(engine, *arguments)
 
 # %% ../chapters/06_depth.ipynb #cf5023be
 class LSTM(TorchNames, nn.Module):

@@ -327,8 +327,8 @@ def patched_head(net: hlstm.DeepRNN) -> None:
 def patched_weights(net: hlstm.DeepRNN) -> None:
     weights = net.lstm.layer_weights
     net.lstm.layer_weights = lambda k: (  # type: ignore[method-assign]
-        weights(k)[0],
-        -weights(k)[1],
+        -9 * weights(k)[0],
+        weights(k)[1],
         weights(k)[2],
     )
 
