@@ -221,20 +221,10 @@ class LSTM(TorchNames, nn.Module):
         return output, state
 
 # %% ../chapters/06_depth.ipynb #ccfd2989
-# Until the modules that follow have moved to hlstm.layer and hlstm.network.
-from hlstm.layer import reference_layer, unroll, unroll_packed
-
-
-def layer_weights(stack, k):
-    return stack.layer_weights(k)
-
-
-LSTM.forward_one_hot = LSTM.forward_ids
-
-
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
+    """Find `DeepRNN` in its own module, until all others look for it there."""
     if name == "DeepRNN":
         from hlstm.network import DeepRNN
 
         return DeepRNN
-    raise AttributeError(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

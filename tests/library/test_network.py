@@ -262,6 +262,7 @@ NOT_DESCRIBED: dict[Callable[[hlstm.DeepRNN], None], str] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Complex modules")
 @pytest.mark.parametrize("change", NOT_DESCRIBED)
 def test_what_cannot_be_loaded_is_not_saved(
     change: Callable[[hlstm.DeepRNN], None], tmp_path: Path
