@@ -20,7 +20,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 import hlstm
-from hlstm.stack import pick_columns
+from hlstm.layer import pick_columns
 
 State = tuple[Tensor, Tensor]
 SAVE_EVERY = 120.0  # seconds
@@ -57,12 +57,6 @@ class Recipe:
     label_smoothing: float = 0.0
 
 
-class CharacterLSTM(hlstm.LSTM):
-    """An `LSTM` whose input is characters, so that `functional_call` reaches it."""
-
-    forward = hlstm.LSTM.forward_one_hot  # type: ignore[assignment]
-
-
 class Learner(nn.Module):
     """A `DeepRNN` under a recipe; in evaluation mode it computes what the net does."""
 
@@ -85,7 +79,7 @@ class Learner(nn.Module):
         # which stands for a character that was dropped.
         new: dict[str, Any] = {"batch_first": True, "device": "meta"}
         self.layers = (
-            CharacterLSTM(V + 1, H, **new),
+            hlstm.LSTM(V + 1, H, **new),
             *(hlstm.LSTM(H, H, **new) for _ in range(L - 1)),
         )
 

@@ -117,7 +117,7 @@ def layer_tasks(T: int, B: int, H: int, half: bool, train: bool) -> dict[str, Ta
             p.grad = None
         ours.engine = "auto" if net is theirs else engine
         with precision(), torch.set_grad_enabled(train):
-            out = theirs(vectors) if net is theirs else ours.forward_one_hot(ids)
+            out = theirs(vectors) if net is theirs else ours(ids)
         if train:
             out[0].float().sum().backward()
 

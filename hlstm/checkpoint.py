@@ -143,7 +143,7 @@ def build_network(tensors: dict[str, Tensor], description: dict[str, Any]) -> De
     vocab, H, L = _sizes(tensors, description)
     said = _options(description, L)
     with torch.device("meta"):
-        net = DeepRNN(vocab, H, L, said["dropout"], said["engine"])
+        net = DeepRNN(vocab, H, L, said["dropout"], engine=said["engine"])
         if not said["bias"]:
             sizes, engine = (len(vocab), H, L), said["engine"]
             net.lstm = LSTM(*sizes, bias=False, batch_first=True, engine=engine)

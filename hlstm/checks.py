@@ -238,9 +238,9 @@ def refuse_options(hidden_size: int, bidirectional: bool, proj_size: int) -> Non
 # %% ../chapters/B_refusals.ipynb #b2011648
 def holds_ids(input: Tensor | PackedSequence) -> bool:
     """Tell whether an input holds characters as int64: (T, B), (B, T), (T,), or packed."""
-    packed = isinstance(input, PackedSequence)
-    data = input.data if packed else input
-    return data.dim() in ((1,) if packed else (1, 2)) and data.dtype == torch.long
+    if isinstance(input, PackedSequence):
+        return input.data.dim() == 1 and input.data.dtype == torch.long
+    return input.dim() in (1, 2) and input.dtype == torch.long
 
 
 def is_batched(input: Tensor | PackedSequence) -> bool:
@@ -265,8 +265,8 @@ def product_dtype(weight: Tensor) -> torch.dtype:
 # %% ../chapters/B_refusals.ipynb #f458ae72
 def check_input(input: Tensor | PackedSequence, weight_ih: Tensor) -> None:
     """Refuse an input that does not fit the weights (4H, I), in PyTorch's words."""
-    packed, ids = isinstance(input, PackedSequence), holds_ids(input)
-    data = input.data if packed else input
+    ids = holds_ids(input)
+    data: Tensor = input.data if isinstance(input, PackedSequence) else input
     if not ids and data.dim() not in (2, 3):
         raise ValueError(
             f"LSTM: Expected input to be 2D or 3D, got {data.dim()}D instead"
@@ -287,7 +287,7 @@ def check_input(input: Tensor | PackedSequence, weight_ih: Tensor) -> None:
             "Input and parameter tensors are not at the same device, found input "
             f"tensor at {data.device} and parameter tensor at {weight_ih.device}"
         )
-    if packed and not ids and data.dim() != 2:
+    if isinstance(input, PackedSequence) and not ids and data.dim() != 2:
         raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
 
 # %% ../chapters/B_refusals.ipynb #5211526e

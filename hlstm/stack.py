@@ -22,6 +22,7 @@ from hlstm.checks import (  # appendix B
     refuse_options,
 )
 from .dropout import drop_and_scale  # chapter 7
+from .engine import check_engine, run_layer  # chapter 12
 from .gates import State
 from .layer import Layer, layer_shapes
 
@@ -95,21 +96,6 @@ class TorchNames:
             if getattr(self, name) != value:
                 told.append(f"{name}={getattr(self, name)}")
         return ", ".join(told)
-
-# %% ../chapters/06_depth.ipynb #c81e5b02
-def check_engine(engine: str) -> str:
-    """Return `engine`, if there is one of this name."""
-    engines = ("reference", "fused", "torch", "auto")
-    if engine not in engines:
-        raise ValueError(f"engine is one of {', '.join(engines)}, and got {engine!r}")
-    return engine
-
-
-def run_layer(engine: str, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Stand in until the engine stands below this module."""
-    from hlstm.engine import run_layer
-
-    return run_layer(engine, *arguments)
 
 # %% ../chapters/06_depth.ipynb #cf5023be
 class LSTM(TorchNames, nn.Module):
@@ -235,20 +221,10 @@ class LSTM(TorchNames, nn.Module):
         return output, state
 
 # %% ../chapters/06_depth.ipynb #ccfd2989
-# Until the modules that follow have moved to hlstm.layer and hlstm.network.
-from hlstm.layer import reference_layer, unroll, unroll_packed
-
-
-def layer_weights(stack, k):
-    return stack.layer_weights(k)
-
-
-LSTM.forward_one_hot = LSTM.forward_ids
-
-
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
+    """Find `DeepRNN` in its own module, until all others look for it there."""
     if name == "DeepRNN":
         from hlstm.network import DeepRNN
 
         return DeepRNN
-    raise AttributeError(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

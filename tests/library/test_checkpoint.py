@@ -494,8 +494,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "a size with a point": (claiming(hidden_size=3.0), r"hidden_size is 3\.0"),
     "a size that is true": (with_size(2, 3, num_layers=True), "num_layers is True"),
     "no size": (without("hidden_size"), "hidden_size is None"),
-    "no layers": (with_size(2, 3, layers=0), "num_layers must be greater than zero"),
-    "no units": (with_size(2, 0), "hidden_size must be greater than zero"),
+    "no layers": (with_size(2, 3, layers=0), "num_layers is an integer, 1 or larger"),
+    "no units": (with_size(2, 0), "hidden_size is an integer, 1 or larger"),
     "no symbols": (with_size(0, 3), "at least one symbol"),
     # The tensors
     "a missing tensor": (holds(lstm__bias_ih_l1=None), r"lacks 1 .*bias_ih_l1"),

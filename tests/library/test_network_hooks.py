@@ -101,14 +101,16 @@ def test_a_pre_hook_may_change_what_a_part_reads(engine: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("place", ["net.lstm", "net.head"])
 def test_backward_hooks_fire(place: str, engine: str) -> None:
-    net, grads = network(engine), []
-    PLACES[place](net).register_full_backward_hook(
-        lambda module, by_input, by_output: grads.append(by_output[0])
-    )
+    net, shapes = network(engine), []
+
+    def record(module: nn.Module, by_input: Any, by_output: Any) -> None:
+        shapes.append(tuple(by_output[0].shape))
+
+    PLACES[place](net).register_full_backward_hook(record)
     with warnings.catch_warnings():  # characters have no gradient, and PyTorch says so
         warnings.simplefilter("ignore")
         net(some_ids(2, 5))[0].sum().backward()
-    assert [tuple(g.shape) for g in grads] == [(2, 5, V if "head" in place else H)]
+    assert shapes == [(2, 5, V if "head" in place else H)]
 
 
 @pytest.fixture
@@ -247,7 +249,7 @@ def test_a_text_is_written_with_changed_weights(
     used = getattr(PLACES[place](net), name)
     with torch.no_grad():
         getattr(PLACES[place](plain), name).copy_(used)
-    options = {"length": 40, "temperature": 1.5, "seed": 3}
+    options: dict[str, Any] = {"length": 40, "temperature": 1.5, "seed": 3}
     assert net.generate_text("abc", **options) == plain.generate_text("abc", **options)
 
 
@@ -277,11 +279,12 @@ def test_pruned_weights_stay_pruned() -> None:
     net = network()
     prune_part(net.lstm, "weight_hh_l0")
     two_steps(net)
-    mask, weight = net.lstm.weight_hh_l0_mask, net.lstm.weight_hh_l0_orig
+    mask = net.lstm.get_buffer("weight_hh_l0_mask")
+    weight = net.lstm.get_parameter("weight_hh_l0_orig")
     assert weight.grad is not None and not weight.grad[mask == 0].any()
     assert weight.grad[mask == 1].any()
     prune.remove(net.lstm, "weight_hh_l0")
-    assert not net.lstm.weight_hh_l0[mask == 0].any()
+    assert not net.lstm.get_parameter("weight_hh_l0")[mask == 0].any()
 
 
 # The compiled writer steps back wherever calling the network would do otherwise
@@ -321,14 +324,14 @@ def negated(net: hlstm.DeepRNN) -> None:
 
 def patched_head(net: hlstm.DeepRNN) -> None:
     forward = net.head.forward
-    net.head.forward = lambda x: -forward(x)  # type: ignore[method-assign]
+    net.head.forward = lambda input: -forward(input)  # type: ignore[method-assign]
 
 
 def patched_weights(net: hlstm.DeepRNN) -> None:
     weights = net.lstm.layer_weights
     net.lstm.layer_weights = lambda k: (  # type: ignore[method-assign]
-        weights(k)[0],
-        -weights(k)[1],
+        -9 * weights(k)[0],
+        weights(k)[1],
         weights(k)[2],
     )
 
@@ -395,7 +398,8 @@ def test_a_class_that_was_patched_writes_what_it_computes(
         "forward",
         lambda self, ids, state=None: (-forward(self, ids, state)[0], state),
     )
-    assert net.writer(torch.zeros(2, L, 1, H).double().unbind()) is None
+    h = torch.zeros(L, 1, H, dtype=torch.float64)
+    assert net.writer((h, h)) is None
     text = net.generate_text("abc", 1, temperature=0.0)
     assert text == step_by_step(net, "abc", 1) != plain[:4]
 

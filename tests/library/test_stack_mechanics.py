@@ -24,7 +24,7 @@ def test_columns_equal_one_hot_vectors(
 ) -> None:
     rnn = hlstm.LSTM(5, 7, 2, bias, batch_first, dtype=torch.float64)
     ids = torch.randint(5, shape)
-    outputs = [rnn(hlstm.one_hot(ids, 5).double()), rnn.forward_one_hot(ids)]
+    outputs = [rnn(hlstm.one_hot(ids, 5).double()), rnn.forward_ids(ids)]
     torch.testing.assert_close(outputs[0], outputs[1], **CLOSE)
     weights, parameters = torch.randn_like(outputs[0][0]), list(rnn.parameters())
     grads = [torch.autograd.grad((o * weights).sum(), parameters) for o, _ in outputs]
@@ -43,7 +43,7 @@ def test_wrong_characters_are_named(
     ids: Tensor, kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        hlstm.LSTM(5, 7, batch_first=True).forward_one_hot(ids)
+        hlstm.LSTM(5, 7, batch_first=True).forward_ids(ids)
 
 
 @pytest.mark.parametrize("ids", [torch.zeros(3).long(), torch.zeros(2, 3)])

@@ -23,10 +23,11 @@ State = tuple[Tensor, Tensor]
 @cache
 def torch_computes(dtype: torch.dtype, autocast: bool = False) -> bool:
     """Whether PyTorch's own LSTM computes in `dtype` on this processor, gradients too."""
-    lstm = torch.nn.LSTM(5, 7, dtype=None if autocast else dtype)
+    own = torch.float32 if autocast else dtype
+    lstm = torch.nn.LSTM(5, 7, dtype=own)
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            output, _ = lstm(torch.ones(2, 3, 5, dtype=lstm.weight_hh_l0.dtype))
+            output, _ = lstm(torch.ones(2, 3, 5, dtype=own))
         output.float().sum().backward()
     except RuntimeError:  # as oneDNN does for bfloat16 without AVX-512
         return False
