@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .corpus import load_corpus
+    from .text import load_corpus
     from .text import Vocabulary
     from .text import one_hot
     from .text import train_val_split
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from .clipping import clip_grad_norm_
     from .sampling import boltzmann
     from .training import TrainConfig
-    from .training import Trainer
+    from .trainer import Trainer
     from .training import evaluate
     from .checkpoint import load_model
     from .checkpoint import load_pretrained
-    from .resume import load_run
+    from .runs import load_run
     from .quantise import save_int8
     from .quantise import load_int8
-    from .compression import compress
-    from .compression import decompress
+    from .coding import compress
+    from .coding import decompress
 
-_MODULES = ('text', 'ngrams', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'checkpoint', 'files', 'resume', 'sampling', 'quantise', 'engine', 'kernel', 'cli', 'compression', 'corpus', 'checks')
+_MODULES = ('text', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'checkpoint', 'files', 'runs', 'trainer', 'sampling', 'quantise', 'engine', 'cli', 'coding', 'checks')
 _HOMES = {
-    "load_corpus": "corpus",
+    "load_corpus": "text",
     "Vocabulary": "text",
     "one_hot": "text",
     "train_val_split": "text",
@@ -42,15 +42,15 @@ _HOMES = {
     "clip_grad_norm_": "clipping",
     "boltzmann": "sampling",
     "TrainConfig": "training",
-    "Trainer": "training",
+    "Trainer": "trainer",
     "evaluate": "training",
     "load_model": "checkpoint",
     "load_pretrained": "checkpoint",
-    "load_run": "resume",
+    "load_run": "runs",
     "save_int8": "quantise",
     "load_int8": "quantise",
-    "compress": "compression",
-    "decompress": "compression",
+    "compress": "coding",
+    "decompress": "coding",
 }
 
 if not TYPE_CHECKING:
