@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .text import load_corpus
+    from .corpus import load_corpus
     from .text import Vocabulary
     from .text import one_hot
     from .text import train_val_split
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from .runs import load_run
     from .quantise import save_int8
     from .quantise import load_int8
-    from .coding import compress
-    from .coding import decompress
+    from .compression import compress
+    from .compression import decompress
 
-_MODULES = ('text', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'checkpoint', 'files', 'runs', 'trainer', 'sampling', 'quantise', 'engine', 'cli', 'coding', 'checks')
+_MODULES = ('text', 'ngrams', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'checkpoint', 'files', 'runs', 'trainer', 'sampling', 'quantise', 'engine', 'kernel', 'cli', 'compression', 'corpus', 'checks')
 _HOMES = {
-    "load_corpus": "text",
+    "load_corpus": "corpus",
     "Vocabulary": "text",
     "one_hot": "text",
     "train_val_split": "text",
@@ -49,8 +49,8 @@ _HOMES = {
     "load_run": "runs",
     "save_int8": "quantise",
     "load_int8": "quantise",
-    "compress": "coding",
-    "decompress": "coding",
+    "compress": "compression",
+    "decompress": "compression",
 }
 
 if not TYPE_CHECKING:

@@ -6,7 +6,6 @@
 __all__ = ['Trainer']
 
 # %% ../chapters/09c_resume.ipynb #c0de09c6
-#| code-fold: true
 import os
 import time
 from collections.abc import Callable

@@ -8,7 +8,6 @@ __all__ = ['TrainConfig', 'learning_rate_at', 'as_ids', 'check_length', 'evaluat
            'progress_bar', 'pick_device', 'train']
 
 # %% ../chapters/09_training.ipynb #376990b2
-#| code-fold: true
 import difflib
 import math
 import random
@@ -130,7 +129,6 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 # %% ../chapters/09_training.ipynb #c0de0901
-#| code-fold: true
 def as_ids(name: str, value: object, vocab: Sized | None = None) -> Tensor:
     """Return a text, in whatever holds its integers, as (N,) int64.
 
@@ -394,7 +392,6 @@ def next_step(
     return loss, norm, Position(step, epoch, k + 1, state)
 
 # %% ../chapters/09_training.ipynb #c0de0902
-#| code-fold: true
 def check_trainable(net: nn.Module) -> None:
     """Refuse a network that no step can change, or that float16 would soon make NaN."""
     learning = {name: p for name, p in net.named_parameters() if p.requires_grad}
@@ -453,7 +450,6 @@ def progress_bar(total: int, shown: bool = True, done: int = 0) -> Any:
     )
 
 # %% ../chapters/09_training.ipynb #c0de0903
-#| code-fold: true
 def pick_device(name: str = "auto") -> torch.device:
     """Choose where to compute.
 
