@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from .clipping import clip_grad_norm_
     from .sampling import boltzmann
     from .training import TrainConfig
-    from .training import Trainer
+    from .trainer import Trainer
     from .training import evaluate
     from .checkpoint import load_model
     from .checkpoint import load_pretrained
-    from .resume import load_run
+    from .runs import load_run
     from .quantise import save_int8
     from .quantise import load_int8
     from .compression import compress
     from .compression import decompress
 
-_MODULES = ('text', 'ngrams', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'checkpoint', 'files', 'resume', 'sampling', 'quantise', 'engine', 'kernel', 'cli', 'compression', 'corpus', 'checks')
+_MODULES = ('text', 'ngrams', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'checkpoint', 'files', 'runs', 'trainer', 'sampling', 'quantise', 'engine', 'kernel', 'cli', 'compression', 'corpus', 'checks')
 _HOMES = {
     "load_corpus": "corpus",
     "Vocabulary": "text",
@@ -42,11 +42,11 @@ _HOMES = {
     "clip_grad_norm_": "clipping",
     "boltzmann": "sampling",
     "TrainConfig": "training",
-    "Trainer": "training",
+    "Trainer": "trainer",
     "evaluate": "training",
     "load_model": "checkpoint",
     "load_pretrained": "checkpoint",
-    "load_run": "resume",
+    "load_run": "runs",
     "save_int8": "quantise",
     "load_int8": "quantise",
     "compress": "compression",

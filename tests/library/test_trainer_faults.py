@@ -13,7 +13,11 @@ import pytest
 import torch
 
 import hlstm
-from hlstm import checkpoint, resume
+from hlstm import files, runs
+from hlstm.clipping import NonFiniteGradientError
+from hlstm.files import CheckpointError
+from hlstm.runs import TrainingInterrupted
+from hlstm.training import TrainingError
 from tests.library.test_trainer_resume import (
     CONFIG,
     STEPS,
@@ -43,7 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was stopped after step 8."""
     folder = tmp_path_factory.mktemp("half")
-    with pytest.raises(hlstm.TrainingInterrupted):
+    with pytest.raises(TrainingInterrupted):
         at_step(trainer(), 7, interrupt()).fit(*texts(), folder=folder)
     return folder
 
@@ -205,7 +209,7 @@ def swap(path: Path) -> None:
 
 
 def model(path: Path) -> None:
-    hlstm.save_model(trainer().net, path)
+    trainer().net.save(path)
 
 
 DAMAGE = {
@@ -232,12 +236,12 @@ def test_a_damaged_newest_file_falls_back_to_the_one_before(
         assert warned[0].filename == __file__
         with pytest.warns(RuntimeWarning, match=reason):
             hlstm.load_run(stopped)
-        info = hlstm.run_info(stopped)
+        info = runs.run_info(stopped)
     assert resumed.position.step == info["step"] == 6
     assert info["files"][last.name] != "valid"
     resumed.fit(*texts(), folder=stopped)
     assert_same(newest(stopped), newest(whole))
-    assert hlstm.run_info(stopped)["files"].keys() == contents(whole).keys()
+    assert runs.run_info(stopped)["files"].keys() == contents(whole).keys()
 
 
 def test_a_damaged_file_of_a_later_step_goes_with_the_next_save(stopped: Path) -> None:
@@ -252,23 +256,21 @@ def test_where_every_file_is_damaged_each_is_named(stopped: Path) -> None:
     for path in stopped.glob("*.safetensors"):
         truncate(path)
     with unchanged(stopped):
-        for load in (hlstm.Trainer.resume, hlstm.load_run, hlstm.run_info):
-            with pytest.raises(
-                hlstm.CheckpointError, match="no checkpoint in"
-            ) as caught:
+        for load in (hlstm.Trainer.resume, hlstm.load_run, runs.run_info):
+            with pytest.raises(CheckpointError, match="no checkpoint in") as caught:
                 load(stopped)
             assert "step-00000006" in str(caught.value)
             assert "step-00000008" in str(caught.value)
-        with pytest.raises(hlstm.CheckpointError, match="best.safetensors"):
+        with pytest.raises(CheckpointError, match="best.safetensors"):
             hlstm.load_run(stopped, best=True)
 
 
 def test_a_damaged_best_is_told(stopped: Path) -> None:
     flip(stopped / "best.safetensors")
-    assert "SHA-256" in hlstm.run_info(stopped)["files"]["best.safetensors"]
+    assert "SHA-256" in runs.run_info(stopped)["files"]["best.safetensors"]
 
 
-@pytest.mark.parametrize("load", [hlstm.Trainer.resume, hlstm.load_run, hlstm.run_info])
+@pytest.mark.parametrize("load", [hlstm.Trainer.resume, hlstm.load_run, runs.run_info])
 def test_no_run_is_told(tmp_path: Path, load: Callable[[Path], Any]) -> None:
     with pytest.raises(FileNotFoundError, match="holds no checkpoint: begin a run"):
         load(tmp_path)
@@ -279,15 +281,15 @@ def test_no_run_is_told(tmp_path: Path, load: Callable[[Path], Any]) -> None:
 def test_a_file_that_a_running_process_removes_is_passed_over(
     stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vanished, found = newest(stopped), resume._checkpoints(stopped)
+    vanished, found = newest(stopped), runs.checkpoints(stopped)
     vanished.unlink()
-    monkeypatch.setattr(resume, "_checkpoints", lambda folder: found)
+    monkeypatch.setattr(runs, "checkpoints", lambda folder: found)
     assert hlstm.Trainer.resume(stopped, progress=False).position.step == 6
 
 
 FORGED: dict[str, Callable[[dict[str, Any], dict[str, Any]], Any]] = {
     "no step": lambda t, d: d.pop("step"),
-    "a negative pass": lambda t, d: d.update({"pass": -1}),
+    "a negative pass": lambda t, d: d.update(epoch=-1),
     "a boolean window": lambda t, d: d.update(window=True),
     "a missing loss": lambda t, d: t.update({"history.loss": torch.zeros(3)}),
     "a held-out loss too many": lambda t, d: t.update(
@@ -323,10 +325,10 @@ def test_a_forged_file_is_refused_whatever_its_checksum(
     stopped: Path, what: str
 ) -> None:
     last = newest(stopped)
-    tensors, description = checkpoint.read_file(last)
+    tensors, description = files.load_tensors(last)
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     FORGED[what](tensors, description)
-    checkpoint.write_file(last, tensors, description)
+    files.save_tensors(last, tensors, description)
     with pytest.warns(RuntimeWarning, match="step-00000008.* Falling back to"):
         resumed = hlstm.Trainer.resume(stopped, progress=False)
     assert resumed.position.step == 6
@@ -339,7 +341,7 @@ def test_another_text_is_refused_with_both_checksums(stopped: Path) -> None:
     train_ids, val_ids = texts()
     resumed = hlstm.Trainer.resume(stopped, progress=False)
     wrong = train_ids.flip(0)
-    sums = [resume._sha256(ids) for ids in (train_ids, wrong)]
+    sums = [runs.text_sha256(ids) for ids in (train_ids, wrong)]
     for folder in (stopped, None):
         with unchanged(stopped), pytest.raises(ValueError, match="train_ids") as caught:
             resumed.fit(wrong, val_ids, folder=folder)
@@ -354,10 +356,10 @@ def test_another_text_is_refused_with_both_checksums(stopped: Path) -> None:
 
 def test_the_checksum_is_that_of_the_integers() -> None:
     ids = texts()[0]
-    assert resume._sha256(ids) == resume._sha256(ids.to(torch.uint8))
-    assert resume._sha256(ids.repeat(2)[::1][:65]) == resume._sha256(ids)
-    assert resume._sha256(torch.stack([ids, ids], 1)[:, 0]) == resume._sha256(ids)
-    assert resume._sha256(ids) != resume._sha256(ids[:-1])
+    assert runs.text_sha256(ids) == runs.text_sha256(ids.to(torch.uint8))
+    assert runs.text_sha256(ids.repeat(2)[::1][:65]) == runs.text_sha256(ids)
+    assert runs.text_sha256(torch.stack([ids, ids], 1)[:, 0]) == runs.text_sha256(ids)
+    assert runs.text_sha256(ids) != runs.text_sha256(ids[:-1])
 
 
 def test_another_configuration_is_refused(stopped: Path) -> None:
@@ -430,7 +432,7 @@ def test_where_there_are_no_locks_training_works(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     if where == "platform":
-        monkeypatch.setattr(resume, "find_spec", lambda name: None)
+        monkeypatch.setattr(runs, "find_spec", lambda name: None)
     monkeypatch.setattr(fcntl, "flock", unsupported)
     go_on(stopped)
     assert_same(newest(stopped), newest(whole))
@@ -438,9 +440,9 @@ def test_where_there_are_no_locks_training_works(
 
 def test_another_machine_is_told(stopped: Path, whole: Path) -> None:
     last = newest(stopped)
-    tensors, description = checkpoint.read_file(last)
+    tensors, description = files.load_tensors(last)
     description["machine"] |= {"threads": 96, "device": "cuda"}
-    checkpoint.write_file(last, tensors, description)
+    files.save_tensors(last, tensors, description)
     with pytest.warns(RuntimeWarning, match="threads 96 then, .*device cuda then, cpu"):
         resumed = hlstm.Trainer.resume(stopped, device="cpu", progress=False)
     resumed.fit(*texts(), folder=stopped)
@@ -456,7 +458,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_file(stopped: Path) -> No
     at_step(subject, 8, lambda: bias.data.fill_(float("nan")))
     subject.net.register_forward_hook(lambda net, args, out: (out[0] * bias, out[1]))
     weights = [p.clone() for p in subject.net.lstm.parameters()]
-    with unchanged(stopped), pytest.raises(hlstm.TrainingError) as caught:
+    with unchanged(stopped), pytest.raises(TrainingError) as caught:
         subject.fit(*texts(), folder=stopped)
     assert str(caught.value).startswith("step 9 of 18: the loss is nan")
     assert f"The newest checkpoint is {newest(stopped)}." in str(caught.value)
@@ -469,7 +471,7 @@ def test_a_gradient_that_is_not_finite_keeps_the_last_good_file(stopped: Path) -
     subject = hlstm.Trainer.resume(stopped, progress=False)
     subject.net.head.bias.register_hook(lambda g: g * float("inf"))
     weights = [p.clone() for p in subject.net.parameters()]
-    with unchanged(stopped), pytest.raises(hlstm.NonFiniteGradientError) as caught:
+    with unchanged(stopped), pytest.raises(NonFiniteGradientError) as caught:
         subject.fit(*texts(), folder=stopped)
     assert str(caught.value).startswith("step 9 of 18: ")
     assert f"The newest checkpoint is {newest(stopped)}." in str(caught.value)
@@ -478,14 +480,14 @@ def test_a_gradient_that_is_not_finite_keeps_the_last_good_file(stopped: Path) -
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
-    subject = trainer(replace(CONFIG, save_every=1, keep=1))
+    subject = trainer(replace(CONFIG, save_every=1, keep_checkpoints=1))
     bias = subject.net.head.bias.data
 
     def overflow(*_: object) -> None:
         bias.fill_(float("inf"))
 
     subject.optimizer.register_step_post_hook(overflow)
-    with pytest.raises(hlstm.TrainingError, match="step 1 of 18 left .* not finite"):
+    with pytest.raises(TrainingError, match="step 1 of 18 left .* not finite"):
         subject.fit(texts()[0], folder=tmp_path)
     assert list(contents(tmp_path)) == ["step-00000000.safetensors"]
     assert hlstm.load_run(tmp_path).head.weight.isfinite().all()
@@ -495,7 +497,7 @@ def test_a_held_out_loss_that_is_not_finite_is_no_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([float("nan"), 2.0, float("inf"), 1.0, float("nan")])
-    monkeypatch.setattr(hlstm.training, "evaluate", lambda *_: next(losses))
+    monkeypatch.setattr(hlstm.trainer, "evaluate", lambda *_: next(losses))
     saved: list[dict[str, bytes]] = []
     subject = at_step(trainer(), 9, lambda: saved.append(contents(tmp_path)))
     at_step(subject, 16, lambda: weights.append(subject.net.head.weight.clone()))
@@ -504,13 +506,13 @@ def test_a_held_out_loss_that_is_not_finite_is_no_best(
     assert "best.safetensors" in saved[0]
     best = hlstm.load_run(tmp_path, best=True)
     assert torch.equal(best.head.weight, weights[0])
-    assert hlstm.run_info(tmp_path)["best_val_loss"] == 1.0
+    assert runs.run_info(tmp_path)["best_val_loss"] == 1.0
 
 
 def test_after_an_error_the_trainer_is_whole(stopped: Path) -> None:
     subject = hlstm.Trainer.resume(stopped, progress=False)
     hook = subject.net.head.bias.register_hook(lambda g: g * float("inf"))
-    with pytest.raises(hlstm.NonFiniteGradientError):
+    with pytest.raises(NonFiniteGradientError):
         subject.fit(*texts(), folder=stopped)
     hook.remove()
     assert len(subject.history.grad_norm) == subject.position.step == 8

@@ -27,12 +27,13 @@ from torch import Tensor
 
 import hlstm
 from book import ROOT
-from hlstm import checkpoint, training
+from hlstm import files, runs, training
+from hlstm.runs import TrainingInterrupted
 
 STEPS = 18
 # 65 characters in 2 streams give passes of 6 windows, the last of them short.
 CONFIG = hlstm.TrainConfig(
-    2, 6, STEPS, warmup_steps=4, eval_every=4, save_every=3, keep=2
+    2, 6, STEPS, warmup_steps=4, eval_every=4, save_every=3, keep_checkpoints=2
 )
 
 
@@ -65,7 +66,7 @@ def assert_same(found: Path, wanted: Path) -> None:
 
     These are weights, moments, random states, carried state, place, and every loss.
     """
-    (ours, here), (theirs, there) = map(checkpoint.read_file, (found, wanted))
+    (ours, here), (theirs, there) = map(files.load_tensors, (found, wanted))
     assert {**here, "seconds": 0} == {**there, "seconds": 0}
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
@@ -145,7 +146,7 @@ def test_saving_does_not_change_the_run(whole: Path) -> None:
     assert history.val_step == [4, 8, 12, 16, 18]
     pairs = zip(kept.net.parameters(), apart.net.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert kept.position.number == apart.position.number == 2
+    assert kept.position.epoch == apart.position.epoch == 2
 
 
 @given(
@@ -161,9 +162,9 @@ def test_the_supply_of_windows_begins_anywhere(
 ) -> None:
     config = hlstm.TrainConfig(batch_size, sequence_length, seed=seed)
     ids = torch.arange(length)
-    walk = list(islice(training.endless_windows(ids, config), skipped + 6))
-    *_, number, window = walk[skipped]
-    later = training.endless_windows(ids, config, number, window + 1)
+    walk = list(islice(training.training_windows(ids, config), skipped + 6))
+    *_, epoch, window = walk[skipped]
+    later = training.training_windows(ids, config, epoch, window + 1)
     for ours, theirs in zip(islice(later, 5), walk[skipped + 1 :], strict=True):
         assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
         assert ours[2:] == theirs[2:]
@@ -184,7 +185,7 @@ def test_any_stopped_run_equals_the_uninterrupted_one(
 ) -> None:
     folder = tmp_path_factory.mktemp("stopped")
     subject = trainer(replace(CONFIG, save_every=save_every))
-    with pytest.raises(hlstm.TrainingInterrupted):
+    with pytest.raises(TrainingInterrupted):
         at_step(subject, first, interrupt()).fit(*texts(), folder=folder)
     again = hlstm.Trainer.resume(folder, progress=False)
     assert again.position.step == first + 1
@@ -192,14 +193,14 @@ def test_any_stopped_run_equals_the_uninterrupted_one(
     try:
         at_step(again, second, interrupt()).fit(*texts(), folder=folder)
         assert second <= first
-    except hlstm.TrainingInterrupted:
+    except TrainingInterrupted:
         go_on(folder)
     assert_same(newest(folder), newest(wholes[save_every]))
     assert_same(folder / "best.safetensors", wholes[save_every] / "best.safetensors")
 
 
 def test_a_resumed_trainer_needs_no_folder(tmp_path: Path, whole: Path) -> None:
-    with pytest.raises(hlstm.TrainingInterrupted):
+    with pytest.raises(TrainingInterrupted):
         at_step(trainer(), 7, interrupt()).fit(*texts(), folder=tmp_path)
     before = contents(tmp_path)
     resumed = hlstm.Trainer.resume(tmp_path, progress=False)
@@ -220,7 +221,7 @@ def test_a_subclass_resumes_as_itself(whole: Path) -> None:
 
 
 def test_a_run_branches_into_another_folder(tmp_path: Path, whole: Path) -> None:
-    with pytest.raises(hlstm.TrainingInterrupted):
+    with pytest.raises(TrainingInterrupted):
         at_step(trainer(), 7, interrupt()).fit(*texts(), folder=tmp_path / "one")
     before = contents(tmp_path / "one")
     resumed = hlstm.Trainer.resume(tmp_path / "one", progress=False)
@@ -244,7 +245,7 @@ def test_a_run_is_in_its_folder_from_the_start(tmp_path: Path) -> None:
 
 
 def test_a_moved_run_goes_on(tmp_path: Path, whole: Path) -> None:
-    with pytest.raises(hlstm.TrainingInterrupted):
+    with pytest.raises(TrainingInterrupted):
         at_step(trainer(), 7, interrupt()).fit(*texts(), folder=tmp_path / "one")
     (tmp_path / "one").rename(tmp_path / "two")
     go_on(tmp_path / "two")
@@ -269,7 +270,7 @@ def test_precision_and_an_infinite_limit_come_back(
         subject = trainer(replace(CONFIG, max_norm=float("inf")))
         subject.net.to(dtype)
         if folder.name == "stopped":
-            with pytest.raises(hlstm.TrainingInterrupted):
+            with pytest.raises(TrainingInterrupted):
                 at_step(subject, 5, interrupt()).fit(texts()[0], folder=folder)
             subject = hlstm.Trainer.resume(folder, progress=False)
         losses.append(subject.fit(texts()[0], folder=folder).loss)
@@ -296,7 +297,7 @@ def test_the_newest_stay_and_the_best(tmp_path: Path) -> None:
 
 def test_what_is_told_about_a_run(tmp_path: Path) -> None:
     history = trainer().fit(*texts(), folder=tmp_path)
-    info = json.loads(json.dumps(hlstm.run_info(tmp_path)))
+    info = json.loads(json.dumps(runs.run_info(tmp_path)))
     best = min(history.val_loss)
     assert info["config"]["steps"] == info["step"] == STEPS
     assert info["loss"] == history.loss[-1]
@@ -313,9 +314,9 @@ def test_what_is_told_about_a_run(tmp_path: Path) -> None:
 
 
 def test_a_run_without_held_out_text_has_no_best(tmp_path: Path) -> None:
-    with pytest.raises(hlstm.TrainingInterrupted):
+    with pytest.raises(TrainingInterrupted):
         at_step(trainer(), 0, interrupt()).fit(texts()[0], folder=tmp_path)
-    assert hlstm.run_info(tmp_path)["best_val_loss"] is None
+    assert runs.run_info(tmp_path)["best_val_loss"] is None
     with pytest.raises(FileNotFoundError, match="where fit is given val_ids"):
         hlstm.load_run(tmp_path, best=True)
 
@@ -323,11 +324,18 @@ def test_a_run_without_held_out_text_has_no_best(tmp_path: Path) -> None:
 # Signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)
+]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_saves_and_says_how_to_resume(tmp_path: Path, number: int) -> None:
     before = signal.getsignal(number)
     folder = tmp_path / "my run"
-    with pytest.raises(hlstm.TrainingInterrupted) as caught:
+    with pytest.raises(TrainingInterrupted) as caught:
         at_step(trainer(), 7, interrupt(number)).fit(*texts(), folder=folder)
     message = str(caught.value)
     assert isinstance(caught.value, KeyboardInterrupt)
@@ -340,28 +348,84 @@ def test_a_signal_saves_and_says_how_to_resume(tmp_path: Path, number: int) -> N
     assert newest(folder).name == "step-00000008.safetensors"
 
 
-def test_a_second_signal_interrupts_at_once(tmp_path: Path) -> None:
+class Clock:
+    """Stands for the module time: it shows what a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(runs, "time", clock)
+    return clock
+
+
+@pytest.mark.parametrize("second", SIGNALS)
+@pytest.mark.parametrize("pause", [0.0, 0.05, 0.9])
+def test_a_second_signal_right_after_the_first_is_the_same_wish(
+    tmp_path: Path, whole: Path, clock: Clock, second: int, pause: float
+) -> None:
     def twice() -> None:
         signal.raise_signal(signal.SIGINT)
+        clock.now += pause
+        signal.raise_signal(second)
+
+    with pytest.raises(TrainingInterrupted, match="by SIGINT after step 8") as caught:
+        at_step(trainer(), 7, twice).fit(*texts(), folder=tmp_path)
+    assert caught.value.signal == signal.SIGINT
+    assert newest(tmp_path).name == "step-00000008.safetensors"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    go_on(tmp_path)
+    assert_same(newest(tmp_path), newest(whole))
+
+
+def test_a_second_signal_does_not_tear_the_save(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def again(number: int) -> None:
+        clock.now += 0.05
+        signal.raise_signal(signal.SIGINT)
+        sync(number)
+
+    def first() -> None:
+        signal.raise_signal(signal.SIGINT)
+        monkeypatch.setattr(os, "fsync", again)
+
+    with pytest.raises(TrainingInterrupted, match="after step 8"):
+        at_step(trainer(), 7, first).fit(*texts(), folder=tmp_path)
+    assert newest(tmp_path).name == "step-00000008.safetensors"
+
+
+def test_a_later_second_signal_interrupts_at_once(tmp_path: Path, clock: Clock) -> None:
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        clock.now += 1.1
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt) as caught:
         at_step(trainer(), 7, twice).fit(*texts(), folder=tmp_path)
-    assert not isinstance(caught.value, hlstm.TrainingInterrupted)
+    assert not isinstance(caught.value, TrainingInterrupted)
     assert newest(tmp_path).name == "step-00000006.safetensors"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_signal_leaves_an_evaluation_at_once(tmp_path: Path, whole: Path) -> None:
     subject = at_step(trainer(), 8, interrupt(), training=False)
-    with pytest.raises(hlstm.TrainingInterrupted, match="after step 8"):
+    with pytest.raises(TrainingInterrupted, match="after step 8"):
         subject.fit(*texts(), folder=tmp_path)
     assert subject.history.val_step == [4] and len(subject.history.val_loss) == 1
     assert subject.net.training
     # The evaluation that was cut off comes first, and may be cut off again.
     again = hlstm.Trainer.resume(tmp_path, progress=False)
     again = at_step(again, 8, interrupt(), training=False)
-    with pytest.raises(hlstm.TrainingInterrupted, match="after step 8"):
+    with pytest.raises(TrainingInterrupted, match="after step 8"):
         again.fit(*texts(), folder=tmp_path)
     go_on(tmp_path)
     assert_same_run(tmp_path, whole)
@@ -370,7 +434,7 @@ def test_a_signal_leaves_an_evaluation_at_once(tmp_path: Path, whole: Path) -> N
 def test_a_signal_in_the_last_evaluation_is_made_up_for(
     tmp_path: Path, whole: Path
 ) -> None:
-    with pytest.raises(hlstm.TrainingInterrupted, match=f"after step {STEPS}"):
+    with pytest.raises(TrainingInterrupted, match=f"after step {STEPS}"):
         at_step(trainer(), STEPS, interrupt(), training=False).fit(
             *texts(), folder=tmp_path
         )
@@ -381,14 +445,26 @@ def test_a_signal_in_the_last_evaluation_is_made_up_for(
 def test_a_signal_after_the_last_step_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = training._train
+    class Late:
+        """A bar that is closed as a signal comes."""
 
-    def late(*arguments: Any) -> None:
-        original(*arguments)
-        signal.raise_signal(signal.SIGTERM)
+        def __init__(self, total: int, shown: bool, done: int) -> None:
+            self.steps = range(done, total)
 
-    monkeypatch.setattr(training, "_train", late)
-    with pytest.raises(hlstm.TrainingInterrupted, match=f"step {STEPS} of {STEPS}"):
+        def __enter__(self) -> "Late":
+            return self
+
+        def __iter__(self) -> Iterator[int]:
+            return iter(self.steps)
+
+        def __exit__(self, *_: object) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+        def set_postfix(self, **_: object) -> None:
+            pass
+
+    monkeypatch.setattr(hlstm.trainer, "progress_bar", Late)
+    with pytest.raises(TrainingInterrupted, match=f"step {STEPS} of {STEPS}"):
         trainer().fit(*texts(), folder=tmp_path)
 
 
@@ -422,7 +498,7 @@ def test_without_a_folder_ctrl_c_is_ctrl_c() -> None:
     subject = at_step(trainer(), 7, interrupt())
     with pytest.raises(KeyboardInterrupt) as caught:
         subject.fit(*texts())
-    assert not isinstance(caught.value, hlstm.TrainingInterrupted)
+    assert not isinstance(caught.value, TrainingInterrupted)
     assert len(subject.history.loss) == len(subject.history.grad_norm) == 7
     assert subject.net.generate_text("abc", 5, seed=0).startswith("abc")
     assert len(trainer().fit(*texts()).loss) == STEPS
@@ -435,7 +511,8 @@ class Bomb:
     """Kills the process at the n-th line of hlstm that runs; counts them all."""
 
     files = {
-        str(ROOT / "hlstm" / f"{m}.py") for m in ("training", "resume", "checkpoint")
+        str(ROOT / "hlstm" / f"{m}.py")
+        for m in ("training", "runs", "trainer", "files")
     }
 
     def __init__(self, moment: int) -> None:
@@ -451,9 +528,9 @@ class Bomb:
             if self.count == self.moment:
                 os.kill(os.getpid(), signal.SIGKILL)
             name = frame.f_code.co_name
-            if name in ("write_file", "_replace", "_prune"):
+            if name in ("save_tensors", "replace_file", "_prune"):
                 self.saving.append(self.count)
-            if name == "_replace" and "file" in frame.f_locals:
+            if name == "replace_file" and "file" in frame.f_locals:
                 self.torn.append(self.count)
         return self
 
