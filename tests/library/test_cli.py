@@ -21,12 +21,13 @@ import torch
 
 import hlstm
 from hlstm import cli
-from hlstm.resume import _sha256
+from hlstm.runs import run_info
+from hlstm.sampling import stream_text
 from tests.conftest import posix
 
 LINE = "To be, or not to be, that is the question:\n"
 SMALL = "--hidden-size 8 --num-layers 1 --batch-size 4 --sequence-length 16".split()
-SCHEDULE = "--steps 30 --eval-every 10 --save-every 10 --keep 2".split()
+SCHEDULE = "--steps 30 --eval-every 10 --save-every 10 --keep-checkpoints 2".split()
 Said = Callable[[], tuple[str, str]]
 
 
@@ -91,7 +92,7 @@ def test_help_says_enough_in_80_columns(name: str, said: Said) -> None:
     assert not err and max(map(len, out.splitlines())) <= 80
     assert f"hlstm {name}" in out
     codes = cli.EXIT_CODES.splitlines()[1:-1]
-    assert [int(line.split()[0]) for line in codes] == [0, 1, 2, 70, 130, 141, 143]
+    assert [int(line.split()[0]) for line in codes] == [0, 1, 2, 70, 129, 130, 141, 143]
     assert cli.EXIT_CODES in out
 
 
@@ -132,7 +133,7 @@ def test_every_hyperparameter_is_an_option(name: str, said: Said) -> None:
 
 def test_sampling_takes_the_options_of_stream_text() -> None:
     options = dataclasses.asdict(cli.parse("sample", ["run"]).sampling)
-    parameters = inspect.signature(hlstm.stream_text).parameters
+    parameters = inspect.signature(stream_text).parameters
     assert options == {k: p.default for k, p in parameters.items() if k in options}
     assert options.keys() == parameters.keys() - {"net", "prompt"}
 
@@ -161,12 +162,30 @@ def test_the_package_knows_its_modules_and_names() -> None:
         ("train text.txt", "--out"),
         ("train text.txt --out run --stepz 3", "--steps INT"),
         ("train text.txt --out run --steps three", "--steps"),
-        ("train text.txt --out run --steps 0", "steps is at least 1, and got 0"),
+        (
+            "train text.txt --out run --steps 0",
+            "steps is an integer, 1 or larger, and got 0",
+        ),
+        ("train text.txt --out run --hidden-size 0", "hidden_size"),
+        ("train text.txt --out shakespeare", "or ./shakespeare"),
+        ("train text.txt --out tinyshakespeare", "or ./tinyshakespeare"),
+        ("train text.txt --out ''", "--out is empty"),
+        ("train text.txt --out text.txt", "--out text.txt is a file: name a folder"),
+        ("train --resume --out text.txt", "--out text.txt is a file: name a folder"),
         ("train text.txt --out run --learning-rate nan", "learning_rate"),
         ("train text.txt --out run --val-fraction 1", "val_fraction"),
         ("train text.txt --out run --val-fraction nan", "val_fraction"),
         ("sample", "RUN"),
         ("sample shakespeare --top-k None", "--top-k"),
+        ("sample shakespeare --top-k 0", "--top-k"),
+        ("sample shakespeare --top-k 99999", "--top-k"),
+        ("sample shakespeare --temperature -1", "--temperature is a number"),
+        ("sample shakespeare --temperature nan", "--temperature is a number"),
+        ("sample shakespeare --length -1", "--length is an integer"),
+        ("sample shakespeare --top-p 2", "--top-p is a number"),
+        ("sample shakespeare --seed -99999999999999999999", "--seed"),
+        ("sample shakespeare --prompt ''", "--prompt is empty"),
+        ("evaluate shakespeare text.txt --batch-size 0", "--batch-size is an integer"),
         ("sample shakespeare --best", "--best needs the folder of a run"),
         ("evaluate shakespeare", "name at least one FILE"),
         ("info", "RUN"),
@@ -185,23 +204,20 @@ def test_wrong_usage_is_2(line: str, message: str, said: Said) -> None:
         ("train nothing.txt --out run", "no corpus file at 'nothing.txt'"),
         ("train empty.txt --out run", "empty.txt is empty"),
         ("train latin.txt --out run", "bad byte 0xe9 at offset 1"),
-        ("train text.txt --out text.txt", "text.txt"),
         ("train text.txt --out run --device warp", "no device 'warp'"),
-        ("train text.txt --out run --batch-size 100", "172 characters"),
-        ("train text.txt --out run --batch-size 999 --val-fraction 0", "1720 char"),
+        ("train text.txt --out run --batch-size 100", "172 characters are held out"),
+        (
+            "train text.txt --out run --batch-size 999 --val-fraction 0",
+            "1720 characters are to learn from",
+        ),
         ("train --resume --out run", "begun no run"),
         ("sample nothing.safetensors", "nothing.safetensors"),
         ("sample text.txt", "text.txt"),
         ("sample .", "no checkpoint"),
-        ("sample shakespeare --temperature -1", "temperature"),
-        ("sample shakespeare --length -1", "length"),
-        ("sample shakespeare --top-p 2", "top_p"),
-        ("sample shakespeare --prompt ''", "prompt is empty"),
         ("sample shakespeare --prompt µ", "U+00B5"),
         ("evaluate shakespeare nothing.txt", "nothing.txt"),
         ("evaluate shakespeare micro.txt", "--drop-unknown"),
         ("evaluate shakespeare short.txt", "4 characters cannot fill 32 streams"),
-        ("evaluate shakespeare text.txt --batch-size 0", "batch_size"),
         ("info nothing.safetensors", "nothing.safetensors"),
         ("info .", "no checkpoint"),
     ],
@@ -243,6 +259,99 @@ def test_an_error_without_words_is_named(
     monkeypatch.setattr(cli, "run", fault)
     assert run("info run") == 1
     assert said()[1] == "hlstm: MemoryError\n"
+
+
+class Odd(Exception):
+    """No refusal of the library's."""
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), RuntimeError("x"), Odd("x")])
+def test_a_bare_error_from_inside_is_no_mistake_of_the_user(
+    error: Exception, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*args: object, **how: object) -> str:
+        raise error
+
+    monkeypatch.setattr(cli, "stream_text", fault)
+    assert run("sample shakespeare") == 70
+    assert "a fault of this program" in said()[1]
+
+
+def test_messages_name_options_and_no_python(said: Said) -> None:
+    Path("micro.txt").write_text("5 µm\n" * 30)
+    for line in ("sample shakespeare --prompt µ", "evaluate shakespeare micro.txt"):
+        assert run(line) == 1
+        err = said()[1]
+        assert "encode(" not in err and "translate(" not in err
+        assert "--prompt" in err and "--drop-unknown" in err
+
+
+def test_spaces_in_a_folder_are_kept_in_what_is_said(said: Said) -> None:
+    assert run("info 'my   run.safetensors'") == 1
+    assert "my   run.safetensors" in said()[1]
+
+
+def test_no_error_number_is_said(said: Said) -> None:
+    assert run("info .") == 1
+    assert run("train /dev/null/x --out run") == 1
+    assert run("train text.txt --out text.txt/run", *SMALL) == 1
+    assert "Errno" not in said()[1]
+
+
+@pytest.mark.parametrize("columns", ["1", "5", "20", "400"])
+@pytest.mark.parametrize("more", [{}, {"TERM": "dumb"}, {"NO_COLOR": "1"}])
+def test_help_has_a_smallest_width(columns: str, more: dict[str, str]) -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "hlstm", "info", "--help"],
+        env=os.environ | {"COLUMNS": columns} | more,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 0 and "Folder of a run" in " ".join(
+        found.stdout.replace("│", " ").split()
+    )
+    assert "\033" not in found.stdout
+
+
+@posix
+def test_help_has_no_colours_where_none_are_wanted() -> None:
+    import pty
+
+    for more in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        ours, theirs = pty.openpty()
+        with start("info", "--help", stdout=theirs, **{"more": more}):
+            os.close(theirs)
+            shown = b""
+            try:
+                while piece := os.read(ours, 1 << 12):
+                    shown += piece
+            except OSError:  # the other end is closed
+                pass
+        os.close(ours)
+        assert b"positional" in shown and b"\033" not in shown
+
+
+def test_help_in_an_old_encoding() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "hlstm", "train", "--help"],
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+    )
+    assert found.returncode == 0 and b"--weight-decay" in found.stdout
+
+
+@posix
+@pytest.mark.parametrize("closed", ["1", "2", "1 2"])
+def test_closed_streams(closed: str) -> None:
+    """As a shell closes them with >&- : no fault, and no file in their place."""
+    shut = "".join(f"os.close({fd});" for fd in closed.split())
+    code = f"import os, sys; {shut} os.execv(sys.executable, sys.argv[1:])"
+    command = [sys.executable, "-c", code, sys.executable, "-m", "hlstm"]
+    found = subprocess.run([*command, "info", "shakespeare"], capture_output=True)
+    assert found.returncode == (0 if closed == "2" else 1)
+    found = subprocess.run([*command, "info", "nothing"], capture_output=True)
+    assert found.returncode == 1
 
 
 # Training
@@ -301,8 +410,8 @@ def test_files_are_joined_in_order_by_line_ends(said: Said) -> None:
     Path("b.txt").write_text("xyz" * 50)
     assert run("train b.txt a.txt --out run --val-fraction 0", *SMALL, *SCHEDULE) == 0
     ids = hlstm.load_run("run").vocab.encode("xyz" * 50 + "\n" + "abc" * 50)
-    texts = hlstm.run_info("run")["texts"]
-    assert texts == {"train_ids": _sha256(ids), "val_ids": None}
+    texts = run_info("run")["texts"]
+    assert texts == {"train_ids": hashlib.sha256(ids.numpy().tobytes()).hexdigest(), "val_ids": None}
     assert "301 characters to learn from and 0 held out" in said()[0]
 
 
@@ -342,8 +451,10 @@ def interrupting(number: int, step: int) -> Callable[..., None]:
     return told
 
 
+@posix
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
 )
 def test_an_interrupted_run_goes_on(
     number: signal.Signals, code: int, said: Said, monkeypatch: pytest.MonkeyPatch
@@ -380,6 +491,74 @@ def test_signal_handlers_are_put_back(said: Said) -> None:
     assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
 
 
+@posix
+def test_two_trainings_into_one_folder(said: Said) -> None:
+    """The one that comes second writes nothing, and the first can be resumed."""
+    words = ["text.txt", "--out", "run", "--json", *SMALL, *SCHEDULE, "--steps", "150"]
+    Path("other.txt").write_text(LINE * 50)
+    with start("train", *words) as process:
+        read_until(process, 20)
+        kept = Path("run/corpus.json").read_bytes()
+        assert run("train other.txt --out run", *SMALL) == 1
+        err = said()[1]
+        assert "another process is training" in err or "holds a run already" in err
+        assert "Errno" not in err and Path("run/corpus.json").read_bytes() == kept
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert run("train --resume --out run --json") == 0
+
+
+@posix
+def test_a_reader_that_has_gone_loses_no_work(said: Said) -> None:
+    words = ["text.txt", "--out", "my  run", "--json", *SMALL, *SCHEDULE]
+    with start("train", *words, "--steps", "4000") as process:
+        read_until(process, 10)
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 141
+    assert err.count("\n") == 1 and "and it is saved; go on with: hlstm train" in err
+    assert "--out 'my  run'" in err
+    step = run_info("my  run")["step"]
+    assert 10 < step < 4000 and f"after step {step} of 4000" in err
+
+
+@posix
+def test_two_interrupts_at_once_lose_no_work() -> None:
+    words = ["text.txt", "--out", "run", "--json", *SMALL, *SCHEDULE]
+    with start("train", *words, "--steps", "4000") as process:
+        read_until(process, 10)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 130
+    assert events(out)[-1]["event"] == "interrupted"
+    assert "go on with: hlstm train --resume --out run" in err
+    assert run_info("run")["step"] == events(out)[-1]["step"]
+
+
+def test_json_is_json_and_ends_with_the_error(said: Said) -> None:
+    assert train("--learning-rate", "1e37", "--max-norm", "inf") == 1
+    out, err = said()
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    told = [json.loads(line, parse_constant=refuse) for line in out.splitlines()]
+    assert told[0]["event"] == "start" and told[-1]["event"] == "error"
+    assert told[-1]["message"] in err
+
+
+def test_a_loss_beyond_exp_is_measured(
+    said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "evaluate", lambda *a, **k: 1e4)
+    assert run("evaluate shakespeare text.txt --json") == 0
+    assert json.loads(said()[0])["perplexity"] is None
+    assert run("evaluate shakespeare text.txt") == 0
+    assert "inf" in said()[0]
+
+
 def test_a_finished_run_has_nothing_left(said: Said) -> None:
     assert train() == 0
     before = weights("run")
@@ -391,10 +570,10 @@ def test_a_finished_run_has_nothing_left(said: Said) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--steps 31", "steps is 30 in this run, and got 31"),
-        ("--hidden-size 9", "hidden_size is 8 in this run, and got 9"),
-        ("--val-fraction 0.2", "val_fraction is 0.1 in this run, and got 0.2"),
-        ("--steps 1000", "steps is 30 in this run, and got 1000"),
+        ("--steps 31", "--steps is 30 in this run, and got 31"),
+        ("--hidden-size 9", "--hidden-size is 8 in this run, and got 9"),
+        ("--val-fraction 0.2", "--val-fraction is 0.1 in this run, and got 0.2"),
+        ("--steps 1000", "--steps is 30 in this run, and got 1000"),
         ("text.txt text.txt", "the run has 1 file"),
     ],
 )
@@ -487,7 +666,7 @@ def test_sample_ends_its_last_line_once(
     assert run("sample shakespeare --prompt ROMEO: --length 0") == 0
     assert said()[0] == "ROMEO:\n"
     assert run("sample shakespeare --length 0") == 0
-    assert said()[0] == "\n"
+    assert said()[0] == ""
     monkeypatch.setattr(cli, "stream_text", lambda *a, **k: iter("ab\n"))
     assert run("sample shakespeare --prompt a") == 0
     assert said()[0] == "aab\n"
@@ -651,11 +830,12 @@ def start(*words: str, **how: Any) -> subprocess.Popen[str]:
 
     return subprocess.Popen(
         [sys.executable, "-m", "hlstm", *words],
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        env=os.environ
+        | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        | how.pop("more", {}),
         text=True,
-        stdout=subprocess.PIPE,
         preexec_fn=plain_signals,
-        **({"stderr": subprocess.PIPE} | how),
+        **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how),
     )
 
 
