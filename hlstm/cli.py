@@ -9,18 +9,23 @@ __all__ = []
 import difflib
 import hashlib
 import inspect
+import io
 import json
 import math
 import os
+import re
 import shlex
+import shutil
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
+from unittest.mock import patch
 
 import torch
 import tyro
@@ -28,15 +33,30 @@ from torch import Tensor
 from tqdm import tqdm
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from hlstm.checkpoint import _replace, load_model, load_pretrained
-from hlstm.corpus import load_corpus  # appendix A
-from hlstm.resume import TrainingInterrupted, _checkpoints, load_run, run_info
+from hlstm import __version__
+from hlstm.checkpoint import load_model, load_pretrained
+from hlstm.checks import (
+    HlstmError,
+    InvalidTypeError,
+    InvalidValueError,
+    as_integer,
+    as_number,
+)
+from hlstm.corpus import UnknownCharacterError, load_corpus
+from hlstm.files import replace_file
+from hlstm.network import DeepRNN
+from hlstm.runs import TrainingInterrupted, checkpoints, load_run, locked, run_info
 from hlstm.sampling import stream_text
-from hlstm.stack import DeepRNN
 from hlstm.text import Vocabulary, streams, train_val_split
-from hlstm.training import TrainConfig, Trainer, evaluate, pick_device
+from hlstm.trainer import Trainer
+from hlstm.training import TrainConfig, evaluate, pick_device
 
 # %% ../chapters/14_command_line.ipynb #14c0000a
+def option(name: str) -> str:
+    """Return the option of an argument of the library."""
+    return "--" + name.replace("_", "-")
+
+
 def options_of(function: Callable[..., object], **texts: str) -> Any:
     """Make a dataclass of some parameters of a function, with their types and defaults.
 
@@ -69,14 +89,16 @@ Sizes = options_of(
 )
 
 # %% ../chapters/14_command_line.ipynb #14c0000e
-class UsageError(ValueError):
-    """Options that are missing, or do not go together."""
+class UsageError(HlstmError):
+    """Options that are missing, out of range, or do not go together."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM has come."""
+    """SIGTERM or SIGHUP has come."""
 
-    signal = signal.SIGTERM
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.signal = number
 
 # %% ../chapters/14_command_line.ipynb #14c0000f
 Run = Positional[Annotated[str, arg(metavar="RUN")]]
@@ -124,10 +146,24 @@ def lines_of(results: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
+def finite(value: Any) -> Any:
+    """Put None, JSON's null, for the numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_object(results: dict[str, Any]) -> str:
+    """Write results as one line of JSON."""
+    return json.dumps(finite(results), allow_nan=False)
+
+
 def show(results: dict[str, Any], as_json: bool) -> None:
     """Print results: one JSON object, or a line for each."""
     if as_json:
-        print(json.dumps(results), flush=True)
+        print(as_object(results), flush=True)
         return
     for name, value in lines_of(results):
         if isinstance(value, str) and not value.isprintable():
@@ -157,15 +193,13 @@ class Sample(Common):
     run
         Folder of a run, a .safetensors model, or the word shakespeare.
     prompt
-        Text to write on from.
+        Text to write on from; without it, a line begins.
     best
         Take the run's best weights on held-out text, not its newest.
     """
 
     run: Run
-    prompt: Annotated[
-        str, arg(metavar="TEXT", help_behavior_hint="(default: a line end)")
-    ] = "\n"
+    prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
     sampling: Annotated[Any, arg(constructor=Sampling)] = field(
         default_factory=Sampling
     )
@@ -180,14 +214,14 @@ def sample(options: Sample) -> None:
     if options.json:
         show({"prompt": options.prompt, "text": "".join(drawn)} | how, True)
         return
-    last = options.prompt
+    last = options.prompt or ""
     print(last, end="", flush=True)
     try:
         for last in drawn:
             print(last, end="", flush=True)
     finally:
         # What comes next begins a line of its own, also after Ctrl-C.
-        if not last.endswith("\n"):
+        if last and not last.endswith("\n"):
             print(flush=True)
 
 # %% ../chapters/14_command_line.ipynb #14c00017
@@ -228,18 +262,15 @@ class Evaluate(Common):
 
 # %% ../chapters/14_command_line.ipynb #e0e33e46
 def read_texts(files: Sequence[str]) -> list[str]:
-    """Read each file; see `hlstm.corpus.load_corpus`."""
+    """Read each file; see `hlstm.text.load_corpus`."""
     if not files:
         raise UsageError("name at least one FILE")
     return [load_corpus(file) for file in files]
 
 
 def encode(net: DeepRNN, text: str, drop_unknown: bool) -> Tensor:
-    """Turn text into (N,) integers; the error names the option that helps."""
-    try:
-        return net.vocab.encode(text, "ignore" if drop_unknown else "strict")
-    except ValueError as error:
-        raise ValueError(f"{error}. Here, --drop-unknown drops them") from None
+    """Turn text into (N,) integers."""
+    return net.vocab.encode(text, "ignore" if drop_unknown else "strict")
 
 # %% ../chapters/14_command_line.ipynb #d4f56770
 def measure(options: Evaluate) -> None:
@@ -256,7 +287,8 @@ def measure(options: Evaluate) -> None:
 
         net.register_forward_hook(advance)
         nats = evaluate(net, ids, **how)
-    results = {"nats": nats, "bits": nats / math.log(2), "perplexity": math.exp(nats)}
+    perplexity = math.exp(nats) if nats < 700 else math.inf
+    results = {"nats": nats, "bits": nats / math.log(2), "perplexity": perplexity}
     counts = {"characters": count, "dropped": len(text) - len(ids)}
     show(results | counts, options.json)
 
@@ -310,15 +342,14 @@ def sha256(text: str) -> str:
 def remember(
     folder: Path, files: Sequence[str], texts: Sequence[str], val_fraction: float
 ) -> None:
-    """Write into a run's folder, new or not, which files it learns from."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write into a run's folder, which we hold, which files it learns from."""
     places = [f if f in WORDS else str(Path(f).resolve()) for f in files]
     corpus = [
         {"file": place, "sha256": sha256(text)}
         for place, text in zip(places, texts, strict=True)
     ]
     record = {"val_fraction": val_fraction, "corpus": corpus}
-    _replace(folder / CORPUS, json.dumps(record, indent=2).encode())
+    replace_file(folder / CORPUS, json.dumps(record, indent=2).encode())
 
 # %% ../chapters/14_command_line.ipynb #9c5652fb
 def recall(folder: Path) -> dict[str, Any]:
@@ -333,7 +364,7 @@ def recall(folder: Path) -> dict[str, Any]:
             f"no {path}: hlstm train has begun no run in this folder"
         ) from None
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}") from error
+        raise InvalidValueError(f"{path} is damaged: {error!r}") from error
 
 # %% ../chapters/14_command_line.ipynb #14c0001f
 def read_again(folder: Path, files: Sequence[str]) -> list[str]:
@@ -351,7 +382,7 @@ def read_again(folder: Path, files: Sequence[str]) -> list[str]:
                 f"--out {shlex.quote(str(folder))}"
             ) from None
         if sha256(texts[-1]) != digest:
-            raise ValueError(f"{file} is not the text that the run began with")
+            raise InvalidValueError(f"{file} is not the text that the run began with")
     return texts
 
 # %% ../chapters/14_command_line.ipynb #7df1436d
@@ -361,6 +392,19 @@ Training = Annotated[
 ]
 
 # %% ../chapters/14_command_line.ipynb #14c00022
+def refuse_name(out: str) -> None:
+    """Refuse a folder for a run that would not be found again under its name."""
+    if not out:
+        raise UsageError("--out is empty: name a folder for the run")
+    if out in WORDS:
+        raise UsageError(
+            f"--out {out} would mean what comes with the package, not a run: name "
+            f"another folder, or ./{out}"
+        )
+    if Path(out).exists() and not Path(out).is_dir():
+        raise UsageError(f"--out {out} is a file: name a folder for the run")
+
+
 @dataclass(kw_only=True)
 class Train(Common):
     """Train a network on your own text, or go on with an interrupted run.
@@ -368,12 +412,13 @@ class Train(Common):
       hlstm train play.txt --out runs/mine --steps 2000 --hidden-size 128
       hlstm train --resume --out runs/mine
 
-    Several files are read as one text, in their order, joined by line ends. Ctrl-C
-    and SIGTERM save the run before they end it; after a crash it goes on from its
-    newest checkpoint. A run keeps the options that it began with.
+    Several files are read as one text, in their order, joined by line ends. Ctrl-C,
+    SIGTERM and a closed terminal save the run before they end it; after a crash it
+    goes on from its newest checkpoint. A run keeps the options that it began with.
 
     With --json each line of stdout is an object. Its "event" is "start", then
-    "evaluation" (losses in nats per character), and at last "end" or "interrupted".
+    "evaluation" (losses in nats per character), and at last "end", "interrupted" or
+    "error". What is no number in JSON is null.
 
     Parameters
     ----------
@@ -389,7 +434,7 @@ class Train(Common):
     """
 
     files: Files = ()
-    out: Annotated[Path, arg(metavar="RUN")]
+    out: Annotated[str, arg(metavar="RUN")]
     resume: Flag = False
     val_fraction: float = 0.1
     sizes: Network = field(default_factory=Sizes)
@@ -397,14 +442,18 @@ class Train(Common):
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
-            raise ValueError(
-                f"val_fraction is at least 0 and below 1, and got {self.val_fraction}"
+            raise UsageError(
+                f"--val-fraction is at least 0 and below 1, and got {self.val_fraction}"
             )
+        refuse_name(self.out)
+        for name in ("hidden_size", "num_layers"):
+            as_integer(option(name), getattr(self.sizes, name), 1)
+        as_number(option("dropout"), self.sizes.dropout, 0, 1)
 
 # %% ../chapters/14_command_line.ipynb #14c00024
 def of_run(options: Train) -> Train:
     """Return the options with which the run in the folder began."""
-    known = recall(options.out)
+    known = recall(Path(options.out))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come again when it goes on
         trainer = Trainer.resume(options.out, "cpu", progress=False)
@@ -424,18 +473,23 @@ def refuse_changes(now: Train, then: Train) -> None:
         for name in ("val_fraction",) if new is now else asdict(new):
             if getattr(new, name) != getattr(old, name):
                 raise UsageError(
-                    f"{name} is {getattr(old, name)} in this run, and got "
+                    f"{option(name)} is {getattr(old, name)} in this run, and got "
                     f"{getattr(new, name)}: a run keeps the options it began with"
                 )
 
 # %% ../chapters/14_command_line.ipynb #14c00026
+def refuse_run(folder: Path) -> None:
+    """Refuse to begin a run where there is one."""
+    if folder.is_dir() and checkpoints(folder):
+        raise FileExistsError(
+            f"{folder} holds a run already: go on with it by --resume, or name "
+            "another folder with --out"
+        )
+
+
 def begin(options: Train) -> tuple[Trainer, list[str]]:
     """Return a trainer with a new network, and the texts to learn from."""
-    if options.out.is_dir() and _checkpoints(options.out):
-        raise FileExistsError(
-            f"{options.out} holds a run already: go on with it by --resume, or name "
-            "another folder"
-        )
+    refuse_run(Path(options.out))
     device = pick_device(options.device)
     texts = read_texts(options.files)
     torch.manual_seed(options.config.seed)
@@ -446,11 +500,12 @@ def begin(options: Train) -> tuple[Trainer, list[str]]:
 
 def go_on(options: Train) -> tuple[Trainer, list[str]]:
     """Return the trainer of a run that stopped, and the texts it learns from."""
-    texts = read_again(options.out, options.files)
+    texts = read_again(Path(options.out), options.files)
     device = None if options.device == "auto" else pick_device(options.device)
     return Trainer.resume(options.out, device), texts
 
 # %% ../chapters/14_command_line.ipynb #14c00028
+PIPE = 13  # the number of SIGPIPE, which Windows lacks
 SENTENCES = {
     "start": "{characters:,} characters to learn from and {held_out:,} held out, "
     "{symbols} symbols; {parameters:,} parameters on {device}; step {step} of {steps}",
@@ -460,13 +515,24 @@ SENTENCES = {
 }
 
 
+def let_go_of_stdout() -> None:
+    """Send what is still written nowhere, since Python would try again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    setattr(sys.stdout, "gone", True)  # noqa: B010  (mypy knows no such name)
+
+
 def tell(options: Train, event: str, **values: Any) -> None:
     """Print what has happened: JSON, or a sentence."""
-    if options.json:
-        tqdm.write(json.dumps({"event": event} | values))
-    elif event in SENTENCES:
-        tqdm.write(SENTENCES[event].format(**values))
-    sys.stdout.flush()
+    try:
+        if options.json:
+            tqdm.write(as_object({"event": event} | values))
+        elif event in SENTENCES:
+            tqdm.write(SENTENCES[event].format(**values))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads has gone. The run is stopped as by Ctrl-C, and so it is saved.
+        let_go_of_stdout()
+        signal.raise_signal(signal.SIGINT)
 
 
 def latest(trainer: Trainer) -> dict[str, Any]:
@@ -480,43 +546,71 @@ def latest(trainer: Trainer) -> dict[str, Any]:
         "seconds": history.seconds,
     }
 
+# %% ../chapters/14_command_line.ipynb #63dd9f82
+def parts_of(
+    options: Train, trainer: Trainer, texts: list[str]
+) -> tuple[Tensor, Tensor | None]:
+    """Return the text to learn from and the part that is held out, both long enough."""
+    ids = trainer.net.vocab.encode("\n".join(texts))
+    held_out: Tensor | None = None
+    share, batch_size = options.val_fraction, trainer.config.batch_size
+    if share:
+        ids, held_out = train_val_split(ids, 1 - share)
+    for name, part in (("to learn from", ids), ("held out", held_out)):
+        if part is not None and len(part) < 2 * batch_size:
+            raise InvalidValueError(
+                f"of the text, {len(part)} characters are {name} (--val-fraction "
+                f"{share:g}), too few for --batch-size {batch_size}: give a longer "
+                f"text, or a --batch-size up to {max(1, len(part) // 2)}"
+            )
+    return ids, held_out
+
 # %% ../chapters/14_command_line.ipynb #14c00029
 def train(options: Train) -> None:
     """Begin a run, or go on with one, and tell on the way how it does."""
     trainer, texts = go_on(options) if options.resume else begin(options)
-    net, run, steps = trainer.net, str(options.out), trainer.config.steps
-    ids, held_out = net.vocab.encode("\n".join(texts)), None
-    if options.val_fraction:
-        ids, held_out = train_val_split(ids, 1 - options.val_fraction)
-        streams(held_out, trainer.config.batch_size)
-    # What is too short is refused here, before anything is written.
-    streams(ids, trainer.config.batch_size)
-    remember(options.out, options.files, texts, options.val_fraction)
-    trainer.progress = sys.stderr.isatty()
-    trainer.on_evaluation = lambda: tell(options, "evaluation", **latest(trainer))
-    tell(
-        options,
-        "start",
-        run=run,
-        step=trainer.position.step,
-        steps=steps,
-        characters=len(ids),
-        held_out=0 if held_out is None else len(held_out),
-        symbols=len(net.vocab),
-        parameters=sum(p.numel() for p in net.parameters()),
-        device=str(next(net.parameters()).device),
-    )
-    try:
-        trainer.fit(ids, held_out, options.out)
-    except TrainingInterrupted as stop:
-        step, name = trainer.position.step, signal.Signals(stop.signal).name
-        tell(options, "interrupted", run=run, step=step, signal=name)
-        message = (
-            f"{name} stopped the run after step {step} of {steps}, and it is saved; go "
-            f"on with: hlstm train --resume --out {shlex.quote(run)}"
+    ids, held_out = parts_of(options, trainer, texts)
+    net, folder, steps = trainer.net, Path(options.out), trainer.config.steps
+    with locked(folder) as held:
+        if not options.resume:
+            refuse_run(folder)
+        remember(folder, options.files, texts, options.val_fraction)
+        trainer.progress = sys.stderr.isatty()
+        trainer.on_evaluation = lambda: tell(options, "evaluation", **latest(trainer))
+        tell(
+            options,
+            "start",
+            run=options.out,
+            step=trainer.position.step,
+            steps=steps,
+            characters=len(ids),
+            held_out=0 if held_out is None else len(held_out),
+            symbols=len(net.vocab),
+            parameters=sum(p.numel() for p in net.parameters()),
+            device=str(next(net.parameters()).device),
         )
-        raise TrainingInterrupted(message, stop.signal) from None
-    tell(options, "end", run=run, step=steps)
+        try:
+            trainer.fit(ids, held_out, held)
+        except TrainingInterrupted as stop:
+            raise interruption(options, trainer, stop.signal) from None
+        except (HlstmError, OSError) as error:
+            tell(options, "error", run=options.out, message=plain(error))
+            raise
+    tell(options, "end", run=options.out, step=steps)
+
+# %% ../chapters/14_command_line.ipynb #2a8ece8f
+def interruption(options: Train, trainer: Trainer, number: int) -> TrainingInterrupted:
+    """Tell that a run was stopped; return what says how to go on."""
+    step, steps = trainer.position.step, trainer.config.steps
+    name = signal.Signals(number).name
+    tell(options, "interrupted", run=options.out, step=step, signal=name)
+    if getattr(sys.stdout, "gone", False):
+        name, number = "a reader of stdout that has gone", PIPE
+    return TrainingInterrupted(
+        f"{name} stopped the run after step {step} of {steps}, and it is saved; go on "
+        f"with: hlstm train --resume --out {shlex.quote(options.out)}",
+        number,
+    )
 
 # %% ../chapters/14_command_line.ipynb #14c0002b
 COMMANDS: dict[str, tuple[type[Common], Callable[[Any], None]]] = {
@@ -532,6 +626,7 @@ Exit codes:
   1    it cannot be done: a file, a number, a checkpoint, memory
   2    wrong usage
   70   a fault of this program; with HLSTM_DEBUG=1 it shows where
+  129  the terminal was closed (SIGHUP)
   130  interrupted with Ctrl-C (SIGINT)
   141  whoever reads the output has gone (SIGPIPE)
   143  ended with SIGTERM
@@ -553,19 +648,31 @@ def overview() -> str:
     return "\n".join(lines + ["", EXIT_CODES])
 
 # %% ../chapters/14_command_line.ipynb #14c0002c
+@contextmanager
+def readable_help() -> Iterator[None]:
+    """Give help a smallest width, and no colours where NO_COLOR asks for none."""
+    width = max(40, shutil.get_terminal_size().columns)
+    set_so = {"COLUMNS": str(width)}
+    if os.environ.get("NO_COLOR"):
+        set_so["TERM"] = "dumb"
+    with patch.dict(os.environ, set_so):
+        yield
+
+
 def parse(name: str, argv: Sequence[str], **default: Any) -> Any:
     """Return the options of a command, or raise SystemExit after help or an error."""
     kind, _ = COMMANDS[name]
     if {"-h", "--help"} & set(argv):
         print(about(kind), end="\n\n")
-    return tyro.cli(
-        kind,
-        args=argv,
-        prog=f"hlstm {name}",
-        description=" ",
-        config=(DisallowNone, FlagCreatePairsOff, OmitArgPrefixes),
-        **default,
-    )
+    with readable_help():
+        return tyro.cli(
+            kind,
+            args=argv,
+            prog=f"hlstm {name}",
+            description=" ",
+            config=(DisallowNone, FlagCreatePairsOff, OmitArgPrefixes),
+            **default,
+        )
 
 # %% ../chapters/14_command_line.ipynb #14c0002d
 def run(argv: Sequence[str]) -> int:
@@ -575,14 +682,15 @@ def run(argv: Sequence[str]) -> int:
         print(overview())
         return 0 if argv else 2
     if name == "--version":
-        import hlstm
-
-        print(f"hlstm {hlstm.__version__}")
+        print(f"hlstm {__version__}")
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UsageError(f"no command {name!r}; {hint}There are: {', '.join(COMMANDS)}")
+    # Help has letters that an old encoding lacks.
+    if {"-h", "--help"} & set(rest) and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         options = parse(name, rest)
         if isinstance(options, Train) and options.resume:
@@ -600,13 +708,16 @@ def run(argv: Sequence[str]) -> int:
 # %% ../chapters/14_command_line.ipynb #14c0002e
 @contextmanager
 def polite() -> Iterator[None]:
-    """Turn SIGTERM into an exception, and warnings into one line on stderr."""
+    """Turn SIGTERM and SIGHUP into exceptions, and warnings into one line on stderr."""
 
-    def end(number: int, frame: object) -> None:
-        raise Terminated("ended by SIGTERM")
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated(number)
 
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, end)
+    ending = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, *ending)}
+    for number in ending:
+        if before[number] != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, end)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: complain(f"warning: {message}")
@@ -616,22 +727,49 @@ def polite() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def plain(error: BaseException) -> str:
+    """Return what an exception says, in one line and without an error number."""
+    words = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+    return re.sub(r"\s*\n\s*", " ", words)
+
+
 def complain(message: object) -> None:
     """Print one line on stderr."""
-    print("hlstm:", *str(message).split(), file=sys.stderr, flush=True)
+    line = re.sub(r"\s*\n\s*", " ", str(message))
+    print(f"hlstm: {line}", file=sys.stderr, flush=True)
+
+# %% ../chapters/14_command_line.ipynb #5ad402b6
+OPTIONS = {
+    each.name
+    for kind in (Sizes, Sampling, Evaluation, TrainConfig)
+    for each in fields(kind)
+} | {"prompt", "device"}
+
+
+def in_options(error: HlstmError) -> tuple[int, str]:
+    """Return the exit code of a refusal, and its words with options for arguments."""
+    words = plain(error)
+    if isinstance(error, UnknownCharacterError):
+        way = "Write a --prompt of symbols that it has; evaluate takes --drop-unknown"
+        return 1, f"{error.what}. {way}"
+    named = re.match(r"(?:the )?(\w+)(?= (?:is|has|needs) )", words)
+    if named and named[1] in OPTIONS:
+        wrong = isinstance(error, UsageError | InvalidValueError | InvalidTypeError)
+        return 2 if wrong else 1, option(named[1]) + words[named.end() :]
+    return 2 if isinstance(error, UsageError) else 1, words
 
 
 def verdict(error: BaseException) -> tuple[int, str]:
     """Return the exit code of an exception, and what to say."""
     if isinstance(error, KeyboardInterrupt):
-        return 128 + getattr(error, "signal", signal.SIGINT), str(
-            error
-        ) or "interrupted"
-    if isinstance(error, UsageError):
-        return 2, str(error)
-    expected = OSError, ValueError, ArithmeticError, RuntimeError, MemoryError
-    if isinstance(error, expected):
-        return 1, str(error) or type(error).__name__
+        number = getattr(error, "signal", signal.SIGINT)
+        return 128 + number, str(error) or "interrupted"
+    if isinstance(error, HlstmError):
+        return in_options(error)
+    if isinstance(error, UnicodeEncodeError):
+        return 1, f"stdout cannot show this text ({error}); set PYTHONIOENCODING=utf-8"
+    if isinstance(error, OSError | MemoryError | torch.OutOfMemoryError):
+        return 1, plain(error)
     return 70, f"a fault of this program: {error!r}"
 
 # %% ../chapters/14_command_line.ipynb #43894383
@@ -643,9 +781,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return code
         except BrokenPipeError:
-            # What is left unwritten has no reader; Python must not try again at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
+            let_go_of_stdout()
+            return 128 + PIPE
         except (Exception, KeyboardInterrupt) as error:
             # A second Ctrl-C must not break what is said about the first.
             signal.signal(signal.SIGINT, signal.SIG_IGN)

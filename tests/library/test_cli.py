@@ -166,15 +166,15 @@ def test_the_package_knows_its_modules_and_names() -> None:
             "train text.txt --out run --steps 0",
             "steps is an integer, 1 or larger, and got 0",
         ),
-        ("train text.txt --out run --hidden-size 0", "hidden_size"),
+        ("train text.txt --out run --hidden-size 0", "--hidden-size is an integer"),
         ("train text.txt --out shakespeare", "or ./shakespeare"),
         ("train text.txt --out tinyshakespeare", "or ./tinyshakespeare"),
         ("train text.txt --out ''", "--out is empty"),
         ("train text.txt --out text.txt", "--out text.txt is a file: name a folder"),
         ("train --resume --out text.txt", "--out text.txt is a file: name a folder"),
         ("train text.txt --out run --learning-rate nan", "learning_rate"),
-        ("train text.txt --out run --val-fraction 1", "val_fraction"),
-        ("train text.txt --out run --val-fraction nan", "val_fraction"),
+        ("train text.txt --out run --val-fraction 1", "--val-fraction"),
+        ("train text.txt --out run --val-fraction nan", "--val-fraction"),
         ("sample", "RUN"),
         ("sample shakespeare --top-k None", "--top-k"),
         ("sample shakespeare --top-k 0", "--top-k"),
@@ -411,7 +411,10 @@ def test_files_are_joined_in_order_by_line_ends(said: Said) -> None:
     assert run("train b.txt a.txt --out run --val-fraction 0", *SMALL, *SCHEDULE) == 0
     ids = hlstm.load_run("run").vocab.encode("xyz" * 50 + "\n" + "abc" * 50)
     texts = run_info("run")["texts"]
-    assert texts == {"train_ids": hashlib.sha256(ids.numpy().tobytes()).hexdigest(), "val_ids": None}
+    assert texts == {
+        "train_ids": hashlib.sha256(ids.numpy().tobytes()).hexdigest(),
+        "val_ids": None,
+    }
     assert "301 characters to learn from and 0 held out" in said()[0]
 
 
