@@ -19,6 +19,7 @@ import ast
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -43,9 +44,13 @@ def split_directives(source: str) -> tuple[dict[str, str], str]:
     return directives, "".join(lines)
 
 
+MAGIC = re.compile(r"^\s*[%!?]|[?!]\s*$|=\s*[%!]", re.MULTILINE)
+
+
 def plain_python(code: str) -> str:
     """Code of a notebook with its magics, if any, turned into calls."""
-    return TransformerManager().transform_cell(code)
+    # Looking for magics token by token takes IPython a while.
+    return TransformerManager().transform_cell(code) if MAGIC.search(code) else code
 
 
 def python_of(cells: Iterable[NotebookNode]) -> str:
@@ -152,17 +157,26 @@ def dependencies(code: str, package: Path) -> list[Path]:
     }
     found: set[str] = set()
     data: set[str] = set()
-    sources = [code]
+    sources = [plain_python(code)]
     while sources:
-        tree = ast.parse(plain_python(sources.pop()))
-        data |= _strings(tree) & (folders | styles.keys())
-        fresh = _imports(tree, package.name, names) - found
+        imported, strings = _uses(sources.pop(), package.name, frozenset(names))
+        data |= strings & (folders | styles.keys())
+        fresh = imported - found
         found |= fresh
         sources += [(package / f"{name}.py").read_text("utf-8") for name in fresh]
     files = [package / f"{name}.py" for name in found]
     files += [styles[name] for name in data & styles.keys()]
     files += [file for name in data & folders for file in (package / name).rglob("*")]
     return sorted(file for file in files if "__pycache__" not in file.parts)
+
+
+@cache
+def _uses(
+    code: str, package: str, names: frozenset[str]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """What code imports from the package, and the parts of its path-like strings."""
+    tree = ast.parse(code)
+    return frozenset(_imports(tree, package, names)), frozenset(_strings(tree))
 
 
 def _imports(tree: ast.Module, package: str, names: Iterable[str]) -> set[str]:

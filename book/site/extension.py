@@ -180,11 +180,12 @@ def _reference(domain: str, kind: str, target: str, page: str) -> nodes.Element:
 def write_api(app: Sphinx, page: str, source: list[str]) -> None:
     """Give every exported module a section on the API page."""
     if page == API_PAGE:
+        app.env.metadata["modules"] = {"names": exported_modules(ROOT)}
         sections = [
             f"## {PACKAGE}.{name}\n\n"
             f"```{{eval-rst}}\n.. automodule:: {PACKAGE}.{name}\n"
             f"   :members:\n   :inherited-members: {FOREIGN}\n```"
-            for name in exported_modules(ROOT)
+            for name in app.env.metadata["modules"]["names"]
         ]
         source[0] = API_MARK.sub(lambda _: "\n\n".join(sections), source[0])
 
@@ -196,8 +197,13 @@ def outdated(
     changed: set[str],
     removed: set[str],
 ) -> set[str]:
-    """The API page, and each chapter that uses a module which has changed."""
-    found = {API_PAGE} & env.found_docs
+    """Each chapter that uses a module which has changed; the API page, if one is new.
+
+    That a module itself has changed, Sphinx sees.
+    """
+    found = set()
+    if env.metadata["modules"].get("names") != exported_modules(ROOT):
+        found |= {API_PAGE} & env.found_docs
     for page in env.found_docs - added - changed:
         path = ROOT / f"{page}.ipynb"
         if path.exists():
