@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from .checks import InvalidTypeError, InvalidValueError, as_integer, as_number
+from hlstm.checks import (
+    InvalidTypeError,
+    InvalidValueError,
+    as_integer,
+    as_number,
+    shown,
+)
 from .dropout import evaluating
 
 # %% ../chapters/10_sampling.ipynb #d5391cb2
@@ -227,7 +233,7 @@ def _read_prompt(vocab: Any, prompt: str | None) -> Tensor:
         prompt = "\n" if "\n" in vocab.symbols else vocab.symbols[0]
     if not isinstance(prompt, str):
         raise InvalidTypeError(
-            f"the prompt is a str or None, and got {str(prompt)[:60]!r}, a "
+            f"the prompt is a str or None, and got {shown(prompt)}, a "
             f"{type(prompt).__name__}"
         )
     if not prompt:
