@@ -62,7 +62,7 @@ def _check_weights(tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> Non
         if not torch.isfinite(tensor).all():
             raise InvalidValueError(f"has numbers in {name} that are not finite")
 
-# %% ../chapters/09b_checkpoint.ipynb #5a09000f
+# %% ../chapters/09b_checkpoint.ipynb #5a090011
 ENGINES = ("auto", "fused", "reference", "torch")
 
 
@@ -222,7 +222,7 @@ def load_pretrained(name: str = "shakespeare") -> DeepRNN:
     path = str(weights.joinpath(f"{name}.safetensors"))
     return load_model(path, dtype=torch.float32)  # the file holds half of that
 
-# %% ../chapters/09b_checkpoint.ipynb #5a090010
+# %% ../chapters/09b_checkpoint.ipynb #5a090014
 # Names of before, until the modules that use them have changed.
 from hlstm.files import replace_file, save_tensors
 
