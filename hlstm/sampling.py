@@ -207,7 +207,74 @@ def next_distribution(
         logits = keep_top_p(logits, top_p, temperature)
     return boltzmann(logits, temperature)
 
-# %% ../chapters/10_sampling.ipynb #5a100002
+# %% ../chapters/10_sampling.ipynb #2155bf8d
+def _draws(
+    net: nn.Module,
+    ids: Tensor,
+    length: int,
+    how: tuple[float, int | None, float | None],
+    generator: torch.Generator,
+) -> Iterator[Tensor]:
+    """Yield `length` draws, each (B, 1), after the prompts ids (B, T)."""
+    device = next(net.parameters(), ids).device
+    read: Callable[..., Any] = net
+    state = writer = None
+    for left in reversed(range(length)):
+        # Between two characters the network is in its owner's mode.
+        with torch.no_grad(), evaluating(net):
+            logits, state = read(ids.to(device), state)
+            if read is net and left:
+                make = getattr(net, "writer", None)
+                writer = None if make is None else make(state)
+                read = _frozen(net) if writer is None else net
+        last = logits[:, -1].cpu()
+        last = last.to(torch.promote_types(last.dtype, torch.float32))
+        p = next_distribution(last, *how)
+        darts = (len(p), 1)
+        u = torch.rand(darts, generator=generator, dtype=torch.float64, device="cpu")
+        ids = draw(p, u)
+        yield ids
+        if writer is not None:
+            yield from _blocks(writer, ids, left, how, generator)
+            return
+
+# %% ../chapters/10_sampling.ipynb #5a100003
+def _frozen(net: nn.Module) -> Callable[..., Any]:
+    """Return a call of the network with the weights of this moment."""
+    named = [*net.named_parameters(), *net.named_buffers()]
+    weights = {name: tensor.detach().clone() for name, tensor in named}
+    return lambda ids, state: functional_call(net, weights, (ids, state))
+
+# %% ../chapters/10_sampling.ipynb #5a100005
+PAUSE = 0.02  # seconds that a block should take at most
+
+
+def _blocks(
+    writer: Any,
+    ids: Tensor,
+    length: int,
+    how: tuple[float, int | None, float | None],
+    generator: torch.Generator,
+) -> Iterator[Tensor]:
+    """Yield `length` draws, each (B, 1), that a compiled writer makes in blocks."""
+    size = 1
+    while length > 0:
+        size = min(size, length)
+        darts = (size, len(ids))
+        u = torch.rand(darts, generator=generator, dtype=torch.float64, device="cpu")
+        began = time.perf_counter()
+        drawn = writer.write(ids[:, 0], u, *how)
+        took, length = time.perf_counter() - began, length - size
+        for ids in drawn.unsqueeze(-1):
+            if (ids < 0).any():
+                next_distribution(writer.logits, *how)  # says what is not finite
+            yield ids
+        if took < PAUSE / 2:
+            size *= 2
+        elif took > PAUSE:
+            size = max(1, size // 2)
+
+# %% ../chapters/10_sampling.ipynb #5a100007
 def _how(
     temperature: float, top_k: int | None, top_p: float | None, symbols: int | None
 ) -> tuple[float, int | None, float | None]:
@@ -242,73 +309,6 @@ def _read_prompt(vocab: Any, prompt: str | None) -> Tensor:
         )
     ids: Tensor = vocab.encode(prompt)[None]
     return ids
-
-# %% ../chapters/10_sampling.ipynb #5a100004
-def _frozen(net: nn.Module) -> Callable[..., Any]:
-    """Return a call of the network with the weights of this moment."""
-    named = [*net.named_parameters(), *net.named_buffers()]
-    weights = {name: tensor.detach().clone() for name, tensor in named}
-    return lambda ids, state: functional_call(net, weights, (ids, state))
-
-# %% ../chapters/10_sampling.ipynb #5a100006
-PAUSE = 0.02  # seconds that a block should take at most
-
-
-def _blocks(
-    writer: Any,
-    ids: Tensor,
-    length: int,
-    how: tuple[float, int | None, float | None],
-    generator: torch.Generator,
-) -> Iterator[Tensor]:
-    """Yield `length` draws, each (B, 1), that a compiled writer makes in blocks."""
-    size = 1
-    while length > 0:
-        size = min(size, length)
-        darts = (size, len(ids))
-        u = torch.rand(darts, generator=generator, dtype=torch.float64, device="cpu")
-        began = time.perf_counter()
-        drawn = writer.write(ids[:, 0], u, *how)
-        took, length = time.perf_counter() - began, length - size
-        for ids in drawn.unsqueeze(-1):
-            if (ids < 0).any():
-                next_distribution(writer.logits, *how)  # says what is not finite
-            yield ids
-        if took < PAUSE / 2:
-            size *= 2
-        elif took > PAUSE:
-            size = max(1, size // 2)
-
-# %% ../chapters/10_sampling.ipynb #2155bf8d
-def _draws(
-    net: nn.Module,
-    ids: Tensor,
-    length: int,
-    how: tuple[float, int | None, float | None],
-    generator: torch.Generator,
-) -> Iterator[Tensor]:
-    """Yield `length` draws, each (B, 1), after the prompts ids (B, T)."""
-    device = next(net.parameters(), ids).device
-    read: Callable[..., Any] = net
-    state = writer = None
-    for left in reversed(range(length)):
-        # Between two characters the network is in its owner's mode.
-        with torch.no_grad(), evaluating(net):
-            logits, state = read(ids.to(device), state)
-            if read is net and left:
-                make = getattr(net, "writer", None)
-                writer = None if make is None else make(state)
-                read = _frozen(net) if writer is None else net
-        last = logits[:, -1].cpu()
-        last = last.to(torch.promote_types(last.dtype, torch.float32))
-        p = next_distribution(last, *how)
-        darts = (len(p), 1)
-        u = torch.rand(darts, generator=generator, dtype=torch.float64, device="cpu")
-        ids = draw(p, u)
-        yield ids
-        if writer is not None:
-            yield from _blocks(writer, ids, left, how, generator)
-            return
 
 # %% ../chapters/10_sampling.ipynb #9394f659
 def generate_ids(
