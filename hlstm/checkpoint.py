@@ -226,10 +226,4 @@ def load_pretrained(name: str = "shakespeare") -> DeepRNN:
 # Names of before, until the modules that use them have changed.
 from hlstm.files import replace_file, save_tensors
 
-read_file, write_file, _build, _replace = (
-    load_tensors,
-    save_tensors,
-    build_network,
-    replace_file,
-)
-save_model = DeepRNN.save
+read_file, write_file, _replace = load_tensors, save_tensors, replace_file

@@ -255,7 +255,7 @@ def test_both_samplers_draw_the_same(dtype: torch.dtype) -> None:
                 continue
             shares = next_distribution(last, tau, k, p)[0].double()
             sums = shares.cumsum(-1)
-            wide = (shares > 1e-6).nonzero().flatten()
+            wide = (shares > 1e-10).nonzero().flatten()
             darts = ((sums - shares / 2) / sums[-1])[wide]
             drawn = [int(writer.write(read, u.view(1, 1), tau, k, p)) for u in darts]
             assert drawn == wide.tolist(), (name, tau, k, p)
