@@ -26,7 +26,7 @@ from .checks import HlstmError, InvalidTypeError, InvalidValueError
 
 # %% ../chapters/09b_checkpoint.ipynb #3558ed7f
 SCHEMA = 2
-INT8_KEY = "hlstm-int8"  # in the header of chapter 10's supplement, weights of one byte
+INT8_KEY = "hlstm-int8"  # in the header of files of chapter 10b, one byte a weight
 
 
 class CheckpointError(HlstmError, ValueError):

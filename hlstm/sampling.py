@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from .checks import InvalidTypeError, InvalidValueError, as_integer, as_number
+from hlstm.checks import (
+    InvalidTypeError,
+    InvalidValueError,
+    as_integer,
+    as_number,
+    shown,
+)
 from .dropout import evaluating
 
 # %% ../chapters/10_sampling.ipynb #d5391cb2
@@ -201,78 +207,6 @@ def next_distribution(
         logits = keep_top_p(logits, top_p, temperature)
     return boltzmann(logits, temperature)
 
-# %% ../chapters/10_sampling.ipynb #5a100002
-def _how(
-    temperature: float, top_k: int | None, top_p: float | None, symbols: int | None
-) -> tuple[float, int | None, float | None]:
-    """Return the arguments of `next_distribution` as plain numbers, or refuse one."""
-    tau = as_number("temperature", temperature, least=0)
-    k = None if top_k is None else as_integer("top_k", top_k, 1, symbols)
-    return tau, k, None if top_p is None else as_number("top_p", top_p, None, 1, 0)
-
-
-def _generator(seed: int | None) -> torch.Generator:
-    """Return random numbers of our own; None draws a seed."""
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-        return generator
-    # PyTorch's own range.
-    return generator.manual_seed(as_integer("seed", seed, -(2**63), 2**64 - 1))
-
-
-def _read_prompt(vocab: Any, prompt: str | None) -> Tensor:
-    """Return the characters to start from, (1, T)."""
-    if prompt is None:
-        prompt = "\n" if "\n" in vocab.symbols else vocab.symbols[0]
-    if not isinstance(prompt, str):
-        raise InvalidTypeError(
-            f"the prompt is a str or None, and got {str(prompt)[:60]!r}, a "
-            f"{type(prompt).__name__}"
-        )
-    if not prompt:
-        raise InvalidValueError(
-            "the prompt is empty: give at least one character to start from, or None"
-        )
-    ids: Tensor = vocab.encode(prompt)[None]
-    return ids
-
-# %% ../chapters/10_sampling.ipynb #5a100004
-def _frozen(net: nn.Module) -> Callable[..., Any]:
-    """Return a call of the network with the weights of this moment."""
-    named = [*net.named_parameters(), *net.named_buffers()]
-    weights = {name: tensor.detach().clone() for name, tensor in named}
-    return lambda ids, state: functional_call(net, weights, (ids, state))
-
-# %% ../chapters/10_sampling.ipynb #5a100006
-PAUSE = 0.02  # seconds that a block should take at most
-
-
-def _blocks(
-    writer: Any,
-    ids: Tensor,
-    length: int,
-    how: tuple[float, int | None, float | None],
-    generator: torch.Generator,
-) -> Iterator[Tensor]:
-    """Yield `length` draws, each (B, 1), that a compiled writer makes in blocks."""
-    size = 1
-    while length > 0:
-        size = min(size, length)
-        darts = (size, len(ids))
-        u = torch.rand(darts, generator=generator, dtype=torch.float64, device="cpu")
-        began = time.perf_counter()
-        drawn = writer.write(ids[:, 0], u, *how)
-        took, length = time.perf_counter() - began, length - size
-        for ids in drawn.unsqueeze(-1):
-            if (ids < 0).any():
-                next_distribution(writer.logits, *how)  # says what is not finite
-            yield ids
-        if took < PAUSE / 2:
-            size *= 2
-        elif took > PAUSE:
-            size = max(1, size // 2)
-
 # %% ../chapters/10_sampling.ipynb #2155bf8d
 def _draws(
     net: nn.Module,
@@ -303,6 +237,78 @@ def _draws(
         if writer is not None:
             yield from _blocks(writer, ids, left, how, generator)
             return
+
+# %% ../chapters/10_sampling.ipynb #5a100003
+def _frozen(net: nn.Module) -> Callable[..., Any]:
+    """Return a call of the network with the weights of this moment."""
+    named = [*net.named_parameters(), *net.named_buffers()]
+    weights = {name: tensor.detach().clone() for name, tensor in named}
+    return lambda ids, state: functional_call(net, weights, (ids, state))
+
+# %% ../chapters/10_sampling.ipynb #5a100005
+PAUSE = 0.02  # seconds that a block should take at most
+
+
+def _blocks(
+    writer: Any,
+    ids: Tensor,
+    length: int,
+    how: tuple[float, int | None, float | None],
+    generator: torch.Generator,
+) -> Iterator[Tensor]:
+    """Yield `length` draws, each (B, 1), that a compiled writer makes in blocks."""
+    size = 1
+    while length > 0:
+        size = min(size, length)
+        darts = (size, len(ids))
+        u = torch.rand(darts, generator=generator, dtype=torch.float64, device="cpu")
+        began = time.perf_counter()
+        drawn = writer.write(ids[:, 0], u, *how)
+        took, length = time.perf_counter() - began, length - size
+        for ids in drawn.unsqueeze(-1):
+            if (ids < 0).any():
+                next_distribution(writer.logits, *how)  # says what is not finite
+            yield ids
+        if took < PAUSE / 2:
+            size *= 2
+        elif took > PAUSE:
+            size = max(1, size // 2)
+
+# %% ../chapters/10_sampling.ipynb #5a100007
+def _how(
+    temperature: float, top_k: int | None, top_p: float | None, symbols: int | None
+) -> tuple[float, int | None, float | None]:
+    """Return the arguments of `next_distribution` as plain numbers, or refuse one."""
+    tau = as_number("temperature", temperature, least=0)
+    k = None if top_k is None else as_integer("top_k", top_k, 1, symbols)
+    return tau, k, None if top_p is None else as_number("top_p", top_p, None, 1, 0)
+
+
+def _generator(seed: int | None) -> torch.Generator:
+    """Return random numbers of our own; None draws a seed."""
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+        return generator
+    # PyTorch's own range.
+    return generator.manual_seed(as_integer("seed", seed, -(2**63), 2**64 - 1))
+
+
+def _read_prompt(vocab: Any, prompt: str | None) -> Tensor:
+    """Return the characters to start from, (1, T)."""
+    if prompt is None:
+        prompt = "\n" if "\n" in vocab.symbols else vocab.symbols[0]
+    if not isinstance(prompt, str):
+        raise InvalidTypeError(
+            f"the prompt is a str or None, and got {shown(prompt)}, a "
+            f"{type(prompt).__name__}"
+        )
+    if not prompt:
+        raise InvalidValueError(
+            "the prompt is empty: give at least one character to start from, or None"
+        )
+    ids: Tensor = vocab.encode(prompt)[None]
+    return ids
 
 # %% ../chapters/10_sampling.ipynb #9394f659
 def generate_ids(

@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -385,7 +386,7 @@ def test_a_copy_that_was_never_installed_writes_too(
     alone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(name: str) -> str:
-        raise __import__("importlib.metadata").metadata.PackageNotFoundError(name)
+        raise PackageNotFoundError(name)
 
     monkeypatch.setattr("hlstm.files.version", missing)
     save_tensors(alone, TENSORS, {})

@@ -26,8 +26,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 import hlstm
-from hlstm.checkpoint import PRECISIONS
 from hlstm.files import CheckpointError
+from hlstm.network import PRECISIONS
 
 from .test_checkpoint import (
     REFUSED,
