@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../chapters/14_command_line.ipynb #14c00003
+# %% ../chapters/14_command_line.ipynb #9c7c1897
 import difflib
 import hashlib
 import inspect
@@ -15,17 +15,13 @@ import math
 import os
 import re
 import shlex
-import shutil
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
-from unittest.mock import patch
 
 import torch
 import tyro
@@ -35,14 +31,27 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positio
 
 from hlstm import __version__
 from hlstm.checkpoint import load_model, load_pretrained
-from hlstm.checks import (
+from hlstm.checks import (  # appendix B
     HlstmError,
     InvalidTypeError,
     InvalidValueError,
     as_integer,
     as_number,
 )
-from hlstm.corpus import UnknownCharacterError, load_corpus
+from hlstm.console import (
+    PIPE,
+    UsageError,
+    as_object,
+    complain,
+    let_go_of_stdout,
+    option,
+    options_of,
+    plain,
+    polite,
+    readable_help,
+    show,
+)
+from hlstm.corpus import UnknownCharacterError, load_corpus  # appendix A
 from hlstm.files import replace_file
 from hlstm.network import DeepRNN
 from hlstm.runs import TrainingInterrupted, checkpoints, load_run, locked, run_info
@@ -51,35 +60,6 @@ from hlstm.text import Vocabulary, streams, train_val_split
 from hlstm.trainer import Trainer
 from hlstm.training import TrainConfig, evaluate, pick_device
 
-# %% ../chapters/14_command_line.ipynb #14c0000a
-def option(name: str) -> str:
-    """Return the option of an argument of the library."""
-    return "--" + name.replace("_", "-")
-
-
-def options_of(function: Callable[..., object], **texts: str) -> Any:
-    """Make a dataclass of some parameters of a function, with their types and defaults.
-
-    Parameters
-    ----------
-    function
-        A function or a class; it declares the parameters.
-    **texts
-        Which parameters to take, and a line of help for each.
-
-    Returns
-    -------
-    type
-        A dataclass with these fields, in the order of `texts`.
-    """
-    declared, fields = inspect.signature(function, eval_str=True).parameters, []
-    for name, text in texts.items():
-        default = declared[name].default
-        hint = "" if default is None else f"(default: {default})"
-        option = arg(help=text, help_behavior_hint=hint)
-        fields.append((name, Annotated[declared[name].annotation, option], default))
-    return make_dataclass(f"{function.__name__}Options", fields)
-
 # %% ../chapters/14_command_line.ipynb #14c0000b
 Sizes = options_of(
     DeepRNN,
@@ -87,18 +67,6 @@ Sizes = options_of(
     num_layers="L, the number of layers.",
     dropout="Probability to drop an activation between layers and before the head.",
 )
-
-# %% ../chapters/14_command_line.ipynb #14c0000e
-class UsageError(HlstmError):
-    """Options that are missing, out of range, or do not go together."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP has come."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"ended by {signal.Signals(number).name}")
-        self.signal = number
 
 # %% ../chapters/14_command_line.ipynb #14c0000f
 Run = Positional[Annotated[str, arg(metavar="RUN")]]
@@ -133,42 +101,6 @@ def load_network(run: str, best: bool, device: str) -> DeepRNN:
     else:
         net = load_pretrained(run) if run == "shakespeare" else load_model(run)
     return net.to(pick_device(device))
-
-# %% ../chapters/14_command_line.ipynb #14c00011
-def lines_of(results: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Walk nested dicts and lists; a name says the way, with dots."""
-    for name, value in results.items():
-        if isinstance(value, list):
-            value = dict(enumerate(value))
-        if isinstance(value, dict):
-            yield from lines_of(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def finite(value: Any) -> Any:
-    """Put None, JSON's null, for the numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {name: finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def as_object(results: dict[str, Any]) -> str:
-    """Write results as one line of JSON."""
-    return json.dumps(finite(results), allow_nan=False)
-
-
-def show(results: dict[str, Any], as_json: bool) -> None:
-    """Print results: one JSON object, or a line for each."""
-    if as_json:
-        print(as_object(results), flush=True)
-        return
-    for name, value in lines_of(results):
-        if isinstance(value, str) and not value.isprintable():
-            value = repr(value)
-        print(f"{name:23}", f"{value:.6g}" if isinstance(value, float) else value)
 
 # %% ../chapters/14_command_line.ipynb #14c00014
 Sampling = options_of(
@@ -505,7 +437,6 @@ def go_on(options: Train) -> tuple[Trainer, list[str]]:
     return Trainer.resume(options.out, device), texts
 
 # %% ../chapters/14_command_line.ipynb #14c00028
-PIPE = 13  # the number of SIGPIPE, which Windows lacks
 SENTENCES = {
     "start": "{characters:,} characters to learn from and {held_out:,} held out, "
     "{symbols} symbols; {parameters:,} parameters on {device}; step {step} of {steps}",
@@ -513,12 +444,6 @@ SENTENCES = {
     "character",
     "end": "step {step}: done; the run is in {run}",
 }
-
-
-def let_go_of_stdout() -> None:
-    """Send what is still written nowhere, since Python would try again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    setattr(sys.stdout, "gone", True)  # noqa: B010  (mypy knows no such name)
 
 
 def tell(options: Train, event: str, **values: Any) -> None:
@@ -648,17 +573,6 @@ def overview() -> str:
     return "\n".join(lines + ["", EXIT_CODES])
 
 # %% ../chapters/14_command_line.ipynb #14c0002c
-@contextmanager
-def readable_help() -> Iterator[None]:
-    """Give help a smallest width, and no colours where NO_COLOR asks for none."""
-    width = max(40, shutil.get_terminal_size().columns)
-    set_so = {"COLUMNS": str(width)}
-    if os.environ.get("NO_COLOR"):
-        set_so["TERM"] = "dumb"
-    with patch.dict(os.environ, set_so):
-        yield
-
-
 def parse(name: str, argv: Sequence[str], **default: Any) -> Any:
     """Return the options of a command, or raise SystemExit after help or an error."""
     kind, _ = COMMANDS[name]
@@ -704,39 +618,6 @@ def run(argv: Sequence[str]) -> int:
         return int(stop.code or 0)
     COMMANDS[name][1](options)
     return 0
-
-# %% ../chapters/14_command_line.ipynb #14c0002e
-@contextmanager
-def polite() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into exceptions, and warnings into one line on stderr."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise Terminated(number)
-
-    ending = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, *ending)}
-    for number in ending:
-        if before[number] != signal.SIG_IGN:  # as nohup sets it
-            signal.signal(number, end)
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: complain(f"warning: {message}")
-            yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def plain(error: BaseException) -> str:
-    """Return what an exception says, in one line and without an error number."""
-    words = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
-    return re.sub(r"\s*\n\s*", " ", words)
-
-
-def complain(message: object) -> None:
-    """Print one line on stderr."""
-    line = re.sub(r"\s*\n\s*", " ", str(message))
-    print(f"hlstm: {line}", file=sys.stderr, flush=True)
 
 # %% ../chapters/14_command_line.ipynb #5ad402b6
 OPTIONS = {
