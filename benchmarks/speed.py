@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hlstm
-from hlstm.engine import call, pick_engine, scratch
+from hlstm.engine import pick_engine
+from hlstm.kernel import call, library, scratch
 from hlstm.sampling import generate_ids
 from hlstm.text import windows
 from hlstm.training import train_step
@@ -54,12 +55,12 @@ Result = dict[str, Any]
 
 def chapter() -> SimpleNamespace:
     """Return the functions and classes that the cells of chapter 12 define."""
-    names = dict(vars(hlstm.engine))
+    names = dict(vars(hlstm.kernel)) | dict(vars(hlstm.engine))
     kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
     body: list[ast.stmt]
     for cell in nbformat.read(CHAPTER, 4).cells:
         if cell.cell_type != "code" or cell.source.startswith(
-            ("#|", "%%", "# Where hlstm")
+            ("#| export", "#| default_exp", "%%", "# Where hlstm")
         ):
             continue
         body = [node for node in ast.parse(cell.source).body if isinstance(node, kinds)]
@@ -291,7 +292,7 @@ def measure_machine(result: Result, names: SimpleNamespace) -> None:
             "addmm": partial(torch.addmm, a, a, b),
             "oneDNN linear": onednn_linear(n, dtype),
         }
-        if hlstm.engine.library() is not None:
+        if library() is not None:
             tasks["ours"] = own_linear(n, dtype)
         times = medians(tasks, 5)
         kind = str(dtype).removeprefix("torch.")

@@ -175,11 +175,14 @@ def cache_folder() -> Path:
     OSError
         If the user has no home.
     """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        return (named if named.is_absolute() else Path.home() / ".cache") / "hlstm"
+        folder = named if named.is_absolute() else Path.home() / ".cache"
     except RuntimeError as error:
         raise OSError(f"there is no place for compiled code: {error}") from None
+    if not folder.is_absolute():
+        raise OSError(f"there is no place for compiled code: {folder} is relative")
+    return folder / "hlstm"
 
 
 def processor() -> str:
