@@ -23,7 +23,7 @@ from hlstm.checks import (  # appendix B
 )
 from .dropout import InvertedDropout  # chapter 7
 from .engine import Writer, can_write, check_engine  # chapter 12
-from .files import save_tensors  # chapter 9
+from .files import save_tensors  # chapter 9b
 from .gates import State
 from .layer import layer_shapes
 from .sampling import generate_text as write_text  # chapter 10

@@ -219,12 +219,3 @@ class LSTM(TorchNames, nn.Module):
         check_id_type(ids)
         output, state = self(ids, hx)
         return output, state
-
-# %% ../chapters/06_depth.ipynb #ccfd2989
-def __getattr__(name: str) -> Any:
-    """Find `DeepRNN` in its own module, until all others look for it there."""
-    if name == "DeepRNN":
-        from hlstm.network import DeepRNN
-
-        return DeepRNN
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

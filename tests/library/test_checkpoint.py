@@ -137,6 +137,12 @@ def test_a_number_too_large_for_the_wanted_precision_is_refused(tmp_path: Path) 
         hlstm.load_model(path, dtype=torch.float32)
 
 
+def test_integers_stay_refused_where_a_precision_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(holds(head__bias=torch.zeros(4, dtype=torch.long)))
+    with pytest.raises(CheckpointError, match=r"head\.bias in torch\.int64"):
+        hlstm.load_model(tmp_path / "model", dtype=torch.float32)
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, "float32", float])
 def test_a_precision_that_is_none_is_refused(tmp_path: Path, dtype: Any) -> None:
     NET.save(tmp_path / "model")
@@ -488,6 +494,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "a schema in text": (claiming(schema="2"), "without a schema"),
     "a schema that is true": (claiming(schema=True), "without a schema"),
     "a schema with a point": (claiming(schema=2.0), "without a schema"),
+    # Another kind
+    "one byte a weight": (claiming(kind="int8"), "read it with hlstm.load_int8"),
+    "a run": (claiming(kind="run"), "read it with hlstm.load_run"),
+    "a kind of another program": (claiming(kind=["poem"]), r"the kind \['poem'\]"),
     # The sizes
     "a billion units": (claiming(hidden_size=10**9), "hidden_size is 1000000000"),
     "a billion layers": (claiming(num_layers=10**9), "num_layers is 1000000000"),

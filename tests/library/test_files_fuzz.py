@@ -238,7 +238,7 @@ def misdescribed(rng: Random) -> bytes:
     net = rng.choice(NETS)
     said, tensors = description(net), weights(net)
     keys = [*said, "versions", "sha256", "new", "bias", "head_bias", "engine"]
-    keys += ["dropout_between", "shared_dim"]
+    keys += ["dropout_between", "shared_dim", "kind"]
     for _ in range(rng.randint(1, 2)):
         key = rng.choice(keys)
         match rng.randrange(6):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import hlstm
+from hlstm.engine import can_write
 
 VOCAB = hlstm.Vocabulary("abcdefg")
 V, H, L = len(VOCAB), 6, 2
@@ -433,3 +434,15 @@ def test_another_engine_writes_by_itself(engine: str) -> None:
     net = network(engine)
     assert net.writer(net(some_ids(1, 3))[1]) is None
     assert net.generate_text("abc", 20, 0.0) == step_by_step(net, "abc", 20)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_an_unchanged_network_has_a_writer(dtype: torch.dtype) -> None:
+    net = network().to(dtype)
+    state = net(some_ids(1, 3))[1]
+    layers = [net.lstm.layer_weights(k) for k in range(L)]
+    able = can_write(layers, (net.head.weight, net.head.bias))
+    assert (net.writer(state) is not None) == able
+    # Hooks that were taken away again change nothing.
+    net.lstm.register_forward_hook(lambda module, given, made: None).remove()
+    assert (net.writer(state) is not None) == able
