@@ -6,7 +6,7 @@
 __all__ = ['SERIES', 'ADAMW', 'BEST', 'LOOKS', 'Run', 'run_tensors', 'text_sha256', 'describe_machine', 'describe_run',
            'restore_run', 'check_keepable', 'checkpoint_name', 'checkpoints', 'Checkpoint', 'read_checkpoint', 'told',
            'newest_checkpoint', 'load_run', 'resume_run', 'run_info', 'TrainingInterrupted', 'FolderInUseError',
-           'LockedFolder', 'locked', 'check_new', 'keeping']
+           'LockedFolder', 'locked', 'check_new']
 
 # %% ../chapters/09c_resume.ipynb #a1f0c002
 import errno
@@ -16,17 +16,12 @@ import math
 import os
 import platform
 import re
-import shlex
-import signal
-import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -34,7 +29,6 @@ from torch import Tensor
 
 from .checkpoint import build_network, load_model
 from .checks import HlstmError, InvalidValueError
-from .clipping import NonFiniteGradientError
 from .files import CheckpointError, load_tensors, save_tensors
 from .kernel import library  # chapter 12
 from .network import DeepRNN
@@ -42,9 +36,7 @@ from hlstm.training import (
     History,
     Position,
     TrainConfig,
-    TrainingError,
     as_ids,
-    is_due,
     pick_device,
 )
 
@@ -510,100 +502,6 @@ def run_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
         "files": {name: v for name, v in verdicts.items() if (folder / name).exists()},
     }
 
-# %% ../chapters/09c_resume.ipynb #a1f0c029
-def _is_best(history: History, step: int) -> bool:
-    """Whether the held-out loss of this step is the lowest so far."""
-    *earlier, last = history.val_loss or [math.nan]
-    lowest = math.isfinite(last) and not any(loss <= last for loss in earlier)
-    return lowest and history.val_step[-1] == step
-
-# %% ../chapters/09c_resume.ipynb #a1f0c021
-def _prune(folder: Path, step: int, keep: int) -> None:
-    """Remove all checkpoints but the newest `keep` up to a step."""
-    found = checkpoints(folder)
-    kept = [k for k in found if k <= step][:keep]
-    for k in found.keys() - set(kept):
-        with suppress(OSError):  # a reader may hold it open on Windows
-            found[k].unlink()
-
-# %% ../chapters/09c_resume.ipynb #a1f0c018
-def _check_finite(run: Run) -> None:
-    """Refuse to save what no run could go on from."""
-    for name, tensor in run.net.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            step, steps = run.position.step, run.config.steps
-            raise TrainingError(
-                f"step {step} of {steps} left {name} with numbers that are not finite"
-            )
-
-# %% ../chapters/09c_resume.ipynb #a1f0c019
-class _Saver:
-    """Writes the checkpoints of a run into a folder."""
-
-    def __init__(
-        self,
-        current: Callable[[], Run | None],
-        folder: Path,
-        texts: Mapping[str, str | None],
-    ) -> None:
-        self.current, self.folder, self.texts = current, folder, texts
-        self.saved, self.newest = (-1, 0), "There is no checkpoint yet."
-        self.checked = self.failed = False
-
-    def note(self, run: Run, path: Path) -> None:
-        """Remember which file holds the run as it is now."""
-        self.saved = (run.position.step, len(run.history.val_loss))
-        self.newest = f"The newest checkpoint is {path}."
-
-    def way_on(self) -> str:
-        """Tell how to go on with the run."""
-        folder = str(self.folder)
-        return (
-            f"Go on with Trainer.resume({folder!r}).fit(train_ids, val_ids, "
-            f"folder={folder!r}), or in a shell with: "
-            f"hlstm train --resume --out {shlex.quote(folder)}"
-        )
-
-    def stopped(self, run: Run | None, number: int) -> str:
-        """Tell what has happened and how to go on."""
-        of = f" of {run.config.steps}" if run else ""
-        return (
-            f"stopped by {signal.Signals(number).name} after step {self.saved[0]}{of}. "
-            f"{self.newest} {self.way_on()}"
-        )
-
-    def save(self, asked: bool = False) -> None:
-        """Write the best network where this is it, and a checkpoint where it is due."""
-        run = self.current()
-        if run is None:
-            return
-        step = run.position.step
-        best = _is_best(run.history, step)
-        due = asked or self.saved[0] < 0
-        due = due or is_due(step, run.config.save_every, run.config)
-        if (step, len(run.history.val_loss)) == self.saved or not (due or best):
-            return
-        self.failed = True  # until it has not
-        if not self.checked:
-            check_keepable(run)
-            self.checked = True
-        _check_finite(run)
-        try:
-            if best:
-                run.net.save(self.folder / BEST)
-            if due:
-                path = self.folder / checkpoint_name(step)
-                save_tensors(path, run_tensors(run), describe_run(run, self.texts))
-                self.note(run, path)
-                _prune(self.folder, step, run.config.keep_checkpoints)
-        except OSError as error:
-            raise told(
-                error.errno or errno.EIO,
-                f"step {step} could not be saved in {self.folder}: "
-                f"{error.strerror or error}. {self.newest}",
-            ) from error
-        self.failed = False
-
 # %% ../chapters/09c_resume.ipynb #a1f0c016
 class TrainingInterrupted(KeyboardInterrupt):
     """SIGINT, SIGTERM or SIGHUP has stopped a run, and the run is saved.
@@ -617,66 +515,6 @@ class TrainingInterrupted(KeyboardInterrupt):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
-
-
-class _Stop(BaseException):
-    """Leaves the loop between two steps."""
-
-# %% ../chapters/09c_resume.ipynb #a1f0c017
-SIGNALS = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP")
-    if hasattr(signal, name)  # Windows has no SIGHUP
-]
-PATIENCE = 1.0  # seconds after the first signal in which another one says the same
-
-
-class _Signals:
-    """Notes signals, where Python would leave the step half done."""
-
-    def __init__(self, at_once: Callable[[], bool]) -> None:
-        self.number: int | None = None
-        self.at_once, self.first = at_once, 0.0
-        self.handlers: dict[int, Any] = {}
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        if self.number is None:
-            self.number, self.first = number, time.monotonic()
-            if self.at_once():
-                raise _Stop
-        elif time.monotonic() - self.first > PATIENCE:
-            self.__exit__()
-            signal.raise_signal(number)  # acts as it always does
-
-    def __enter__(self) -> "_Signals":
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                if signal.getsignal(number) not in (None, signal.SIG_IGN):
-                    self.handlers[number] = signal.signal(number, self.note)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-
-# %% ../chapters/09c_resume.ipynb #a1f0c020
-def _flat(description: dict[str, Any]) -> dict[str, Any]:
-    """Return what two descriptions of one moment have in common, one level deep."""
-    flat = {**description, **description["config"]}
-    flat |= {f"SHA-256 of {k}": v for k, v in description["texts"].items()}
-    apart = {"config", "texts", "seconds", "machine", "schema", "versions"}
-    return {k: v for k, v in flat.items() if k not in apart}
-
-
-def _check_same(origin: Checkpoint, run: Run, texts: Mapping[str, str | None]) -> None:
-    """Refuse to go on with another text, configuration or network."""
-    was, now = _flat(origin.description), _flat(describe_run(run, texts))
-    if changed := [k for k in now if was.get(k) != now[k]]:
-        listed = "; ".join(f"{k} was {was.get(k)!r}, is {now[k]!r}" for k in changed)
-        raise InvalidValueError(
-            f"this is not the run that was saved: {listed}. Give the texts of the run, "
-            "encoded with trainer.net.vocab, or begin another run in another folder"
-        )
 
 # %% ../chapters/09c_resume.ipynb #a1f0c023
 def _writable(folder: Path) -> None:
@@ -764,128 +602,3 @@ def check_new(folder: str | os.PathLike[str]) -> None:
             f"{folder} holds a run already: go on with it by "
             f"Trainer.resume({str(folder)!r}), or name another folder"
         )
-
-
-def _check_origin(origin: Checkpoint, folder: Path) -> Path | None:
-    """Return the checkpoint in a folder that a resumed run comes from, if there is any."""
-    if not checkpoints(folder):
-        check_new(folder)
-        return None
-    newest, _ = newest_checkpoint(folder, "cpu", to_go_on=True)
-    if newest.description != origin.description:
-        raise FileExistsError(
-            f"{newest.path} is not the checkpoint that this trainer comes from: the run "
-            f"has gone on, or is another. Trainer.resume({str(folder)!r}) goes on with it"
-        )
-    return newest.path
-
-# %% ../chapters/09c_resume.ipynb #a1f0c031
-@contextmanager
-def _stoppable(saver: _Saver) -> Iterator[Callable[[], None]]:
-    """Give the loop what to do between two steps, and save where something ends it."""
-
-    def between_steps() -> None:
-        saver.save()
-        if signals.number is not None:
-            raise _Stop
-
-    def evaluating() -> bool:
-        # An evaluation may be left at once: the run is whole, and the next repeats it.
-        run = saver.current()
-        return run is not None and saver.saved[0] >= 0 and not run.net.training
-
-    with _Signals(evaluating) as signals:
-        try:
-            yield between_steps
-            if signals.number is not None:
-                raise _Stop
-        except _Stop:
-            saver.save(asked=True)
-            number, run = signals.number or 0, saver.current()
-            raise TrainingInterrupted(saver.stopped(run, number), number) from None
-        except (TrainingError, NonFiniteGradientError) as error:
-            raise type(error)(f"{error}. {saver.newest}") from error
-        except BaseException as error:
-            if saver.current() is not None and not saver.failed:
-                saver.save(asked=True)
-                error.add_note(f"{saver.newest} {saver.way_on()}")
-            raise
-
-# %% ../chapters/09c_resume.ipynb #a1f0c028
-@contextmanager
-def _kept(
-    current: Callable[[], Run | None],
-    folder: str | os.PathLike[str],
-    texts: Mapping[str, str | None],
-    origin: Checkpoint | None,
-) -> Iterator[Callable[[], None]]:
-    """Keep a run in a folder that no other run and no other process uses."""
-    with locked(folder) as held:
-        saver, run = _Saver(current, held.path, texts), current()
-        if origin is None:
-            check_new(held)
-        elif (path := _check_origin(origin, held.path)) is not None and run is not None:
-            saver.note(run, path)
-        for pattern in (".step-*.safetensors.*.tmp", f".{BEST}.*.tmp"):
-            for torn in held.path.glob(pattern):  # a killed write leaves it
-                torn.unlink()
-        with _stoppable(saver) as between_steps:
-            yield between_steps
-
-# %% ../chapters/09c_resume.ipynb #a1f0c025
-@contextmanager
-def keeping(
-    current: Callable[[], Run | None],
-    folder: str | os.PathLike[str] | None,
-    texts: Mapping[str, Tensor | None],
-    origin: Checkpoint | None = None,
-) -> Iterator[Callable[[], None]]:
-    """Keep a run in a folder while it trains; the loop calls what this yields.
-
-    The folder, made where it is missing, holds files such as `step-00000500.safetensors`,
-    each the whole run after that step. The first is written before the first step, and
-    the newest `config.keep_checkpoints` stay. `best.safetensors` is the model with the
-    lowest held-out loss, for `load_model`. Hooks on the network are not kept.
-
-    Parameters
-    ----------
-    current
-        Returns the run as it is; None in the middle of a step, where it is not whole.
-    folder
-        Where to keep it. None saves nothing.
-    texts
-        (N,) integers by name, or None: what the run learns from and is judged on.
-    origin
-        The checkpoint that the run goes on from. Random numbers go on from there, too.
-
-    Yields
-    ------
-    callable
-        To be called before the first step and after each.
-
-    Raises
-    ------
-    InvalidValueError
-        If a resumed run would go on with another text, configuration or network; if the
-        run could not be resumed.
-    FileExistsError, FolderInUseError
-        If the folder holds another run; if another process trains into it.
-    OSError
-        If the folder or a checkpoint cannot be written. What was saved before stays.
-    TrainingInterrupted
-        If SIGINT, SIGTERM or SIGHUP came, in the main thread; the run is saved.
-    """
-    kept: AbstractContextManager[Callable[[], None]] = nullcontext(lambda: None)
-    if folder is not None or origin is not None:
-        sums = {k: None if t is None else text_sha256(t) for k, t in texts.items()}
-        run = current()
-        if origin is not None and run is not None:
-            _check_same(origin, run, sums)
-        if folder is not None:
-            kept = _kept(current, folder, sums, origin)
-    with kept as between_steps:
-        if origin is not None:
-            torch.set_rng_state(origin.random["cpu"])
-            if "cuda" in origin.random and origin.run.device.type == "cuda":
-                torch.cuda.set_rng_state(origin.random["cuda"], origin.run.device)
-        yield between_steps

@@ -483,7 +483,7 @@ def test_readers_beside_a_run_that_keeps_one_checkpoint(tmp_path: Path) -> None:
         while not done.is_set():
             try:
                 hlstm.load_run(tmp_path)
-                if reads:
+                if (tmp_path / runs.BEST).exists():
                     hlstm.load_run(tmp_path, best=True)
                 json.dumps(runs.run_info(tmp_path), allow_nan=False)
             except Exception as error:

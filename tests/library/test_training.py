@@ -95,7 +95,7 @@ def test_a_number_may_be_of_numpy_or_pytorch(name: str, value: Any) -> None:
 def test_a_value_out_of_range_is_named(name: str, value: Any, range_: str) -> None:
     with pytest.raises(InvalidValueError, match=f"^{name} is an? ") as error:
         hlstm.TrainConfig(**{name: value})
-    assert range_ in str(error.value) and str(error.value).endswith(f"got {value!r}")
+    assert range_ in str(error.value) and f"and got {value!r}"[:60] in str(error.value)
 
 
 @pytest.mark.parametrize("value", [math.inf, np.inf, np.float32(np.inf)])
