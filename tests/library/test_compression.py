@@ -273,7 +273,7 @@ def test_the_default_device_changes_nothing(net: hlstm.DeepRNN) -> None:
 
 def test_inference_mode_and_autocast_compress(net: hlstm.DeepRNN) -> None:
     """Whoever reads in the mode in which was written gets the text."""
-    modes = [torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)]
+    modes: list[Any] = [torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)]
     for mode in modes:
         with mode:
             assert hlstm.decompress(net, hlstm.compress(net, TEXT, 3)) == TEXT
