@@ -264,6 +264,21 @@ def test_the_default_dtype_changes_nothing(
         torch.set_default_dtype(default)
 
 
+def test_the_default_device_changes_nothing(net: hlstm.DeepRNN) -> None:
+    wanted = hlstm.compress(net, TEXT, 3)
+    with torch.device("meta"):
+        assert hlstm.compress(net, TEXT, 3) == wanted
+        assert hlstm.decompress(net, wanted) == TEXT
+
+
+def test_inference_mode_and_autocast_compress(net: hlstm.DeepRNN) -> None:
+    """Whoever reads in the mode in which was written gets the text."""
+    modes: list[Any] = [torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)]
+    for mode in modes:
+        with mode:
+            assert hlstm.decompress(net, hlstm.compress(net, TEXT, 3)) == TEXT
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_networks_of_every_dtype_compress(
     net: hlstm.DeepRNN, dtype: torch.dtype

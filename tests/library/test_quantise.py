@@ -114,6 +114,15 @@ def test_the_precision_is_kept(
         assert torch.equal(back.state_dict()[name], rounded), name
 
 
+def test_the_default_device_changes_nothing(tmp_path: Path) -> None:
+    net, path = network(), tmp_path / "net"
+    with torch.device("meta"):
+        hlstm.save_int8(net, path)
+        back = hlstm.load_int8(path)
+    weights, again = back.state_dict(), hlstm.load_int8(path).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
+
+
 def refuses_to_save(net: hlstm.DeepRNN, path: Path, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         hlstm.save_int8(net, path)
