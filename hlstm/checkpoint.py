@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import InvalidTypeError, InvalidValueError
-from .files import CheckpointError, load_tensors  # built below
+from .checks import InvalidTypeError, InvalidValueError  # appendix B
+from .files import CheckpointError, load_tensors, save_tensors  # built below
 from .network import PRECISIONS, DeepRNN
 from .stack import LSTM
 from .text import Vocabulary
@@ -240,7 +240,5 @@ def load_pretrained(name: str = "shakespeare") -> DeepRNN:
     return load_model(path, dtype=torch.float32)  # the file holds half of that
 
 # %% ../chapters/09b_checkpoint.ipynb #5a090014
-# Names of before, until the modules that use them have changed.
-from hlstm.files import replace_file, save_tensors
-
-read_file, write_file, _replace = load_tensors, save_tensors, replace_file
+# Names of before, which benchmarks/recipe.py still uses.
+read_file, write_file = load_tensors, save_tensors

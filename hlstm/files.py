@@ -22,7 +22,11 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .checks import HlstmError, InvalidTypeError, InvalidValueError
+from hlstm.checks import (  # appendix B
+    HlstmError,
+    InvalidTypeError,
+    InvalidValueError,
+)
 
 # %% ../chapters/09b_checkpoint.ipynb #3558ed7f
 SCHEMA = 2

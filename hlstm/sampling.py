@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from hlstm.checks import (
+from hlstm.checks import (  # appendix B
     InvalidTypeError,
     InvalidValueError,
     as_integer,
@@ -247,6 +247,7 @@ def _frozen(net: nn.Module) -> Callable[..., Any]:
 
 # %% ../chapters/10_sampling.ipynb #5a100005
 PAUSE = 0.02  # seconds that a block should take at most
+clock = time.perf_counter
 
 
 def _blocks(
@@ -262,9 +263,9 @@ def _blocks(
         size = min(size, length)
         darts = (size, len(ids))
         u = torch.rand(darts, generator=generator, dtype=torch.float64, device="cpu")
-        began = time.perf_counter()
+        began = clock()
         drawn = writer.write(ids[:, 0], u, *how)
-        took, length = time.perf_counter() - began, length - size
+        took, length = clock() - began, length - size
         for ids in drawn.unsqueeze(-1):
             if (ids < 0).any():
                 next_distribution(writer.logits, *how)  # says what is not finite
@@ -425,4 +426,4 @@ def generate_text(
     return (prompt or "") + "".join(characters)
 
 
-next_character = next_distribution  # the name of before
+next_character = next_distribution  # the name of before, for the playground

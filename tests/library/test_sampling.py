@@ -574,7 +574,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr("hlstm.sampling.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("hlstm.sampling.clock", lambda: self.now)
 
 
 class Slow(AnyNetwork):
