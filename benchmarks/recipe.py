@@ -303,12 +303,12 @@ def save_run(run: Run, path: Path) -> None:
         "losses": run.losses,
         "history": run.history,
     }
-    hlstm.checkpoint.write_file(path, tensors, description)
+    hlstm.files.save_tensors(path, tensors, description)
 
 
 def load_run(run: Run, path: Path) -> None:
     """Bring a fresh run to where its file says it stood."""
-    tensors, description = hlstm.checkpoint.read_file(path)
+    tensors, description = hlstm.files.load_tensors(path)
     wanted = {"recipe": asdict(run.learner.recipe), "seed": run.seed}
     if any(description[name] != value for name, value in wanted.items()):
         raise ValueError(f"{path} is of another run: move it away to start afresh")

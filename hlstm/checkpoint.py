@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import InvalidTypeError, InvalidValueError  # appendix B
-from .files import CheckpointError, load_tensors, save_tensors  # built below
+from .files import CheckpointError, load_tensors  # built below
 from .network import PRECISIONS, DeepRNN
 from .stack import LSTM
 from .text import Vocabulary
@@ -238,7 +238,3 @@ def load_pretrained(name: str = "shakespeare") -> DeepRNN:
         )
     path = str(weights.joinpath(f"{name}.safetensors"))
     return load_model(path, dtype=torch.float32)  # the file holds half of that
-
-# %% ../chapters/09b_checkpoint.ipynb #5a090014
-# Names of before, which benchmarks/recipe.py still uses.
-read_file, write_file = load_tensors, save_tensors

@@ -58,7 +58,7 @@ def samples() -> str:
         net = hlstm.load_int8(path)
     logits, _ = net(net.vocab.encode(PROMPT)[None])
     shares = {
-        t: hlstm.sampling.next_character(logits[0, -1].detach(), t)
+        t: hlstm.sampling.next_distribution(logits[0, -1].detach(), t)
         for t in TEMPERATURES
     }
     picture, told = figure(net.vocab.symbols, shares)

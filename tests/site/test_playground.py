@@ -178,7 +178,7 @@ def test_the_distribution_is_the_librarys(shared: Page) -> None:
     for logits in (distinct, tied):
         found = compute(shared, body, {"logits": logits.tolist(), "cases": cases})
         for case, (*numbers, nats) in zip(cases, found, strict=True):
-            p = hlstm.sampling.next_character(logits, *case)
+            p = hlstm.sampling.next_distribution(logits, *case)
             mine = torch.tensor(numbers, dtype=torch.float64)
             if logits is tied:
                 p, mine = p.sort().values, mine.sort().values
@@ -215,7 +215,7 @@ def test_bars_and_entropy_follow_the_slider(
         move(page, "topP", 0.95)
         move(page, "topK", 30)
         for temperature in (0.3, 1.0, 1.7, 0):
-            p = hlstm.sampling.next_character(logits, temperature, 30, 0.95)
+            p = hlstm.sampling.next_distribution(logits, temperature, 30, 0.95)
             nats = float(hlstm.sampling.entropy(p))
             move(page, "temperature", temperature)
             page.wait_for_function(
