@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import InvalidTypeError, InvalidValueError
+from .checks import InvalidTypeError, InvalidValueError  # appendix B
 from .files import CheckpointError, load_tensors  # built below
 from .network import PRECISIONS, DeepRNN
 from .stack import LSTM

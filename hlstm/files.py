@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .checks import HlstmError, InvalidTypeError, InvalidValueError
+from .checks import HlstmError, InvalidTypeError, InvalidValueError  # appendix B
 
 # %% ../chapters/09b_checkpoint.ipynb #3558ed7f
 SCHEMA = 2

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from hlstm.checks import (
+from hlstm.checks import (  # appendix B
     InvalidTypeError,
     InvalidValueError,
     as_integer,
