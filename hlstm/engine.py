@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .checks import HlstmError, InvalidIndexError, InvalidValueError
+from .checks import HlstmError, InvalidIndexError, InvalidValueError  # appendix B
 from .gates import State
 from .kernel import ACCUMULATE_DTYPE, call, library, scratch, why_not
 from .layer import Layer, reference_layer, unroll

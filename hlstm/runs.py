@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import build_network, load_model
-from .checks import HlstmError, InvalidValueError
+from .checks import HlstmError, InvalidValueError  # appendix B
 from .files import CheckpointError, load_tensors, save_tensors
 from .kernel import library  # chapter 12
 from .network import DeepRNN

@@ -22,7 +22,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from .checks import InvalidTypeError, InvalidValueError
+from .checks import InvalidTypeError, InvalidValueError  # appendix B
 from .clipping import NonFiniteGradientError
 from .files import save_tensors
 from .network import DeepRNN

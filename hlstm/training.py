@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hlstm.checks import (
+from hlstm.checks import (  # appendix B
     HlstmError,
     InvalidIndexError,
     InvalidTypeError,

@@ -17,6 +17,7 @@ from book import ROOT, settings
 from book.notebooks.reader import code_cells, split_directives
 from book.notebooks.setup_cell import CELL_ID
 from book.site.assets import lean
+from book.site.extension import TIME, duration
 
 
 @pytest.fixture(scope="module")
@@ -344,6 +345,33 @@ def test_the_table_of_times_lists_every_chapter(
     table = text_of(pages["appendices/times.html"])
     assert all(f"chapters/{name}" in table for name in notebooks)
     assert table.count("done") == len(notebooks) and "failed" not in table
+
+
+def test_a_chapter_states_the_time_that_it_took(
+    pages: dict[str, BeautifulSoup], notebooks: dict[str, NotebookNode]
+) -> None:
+    """In the list at its head, and it is the one in the table of times."""
+    for row in pages["appendices/times.html"].select("article table tbody tr"):
+        name, _, _, seconds, _ = (cell.get_text().strip() for cell in row.select("td"))
+        page = pages[f"{name}.html"]
+        said = [
+            item.get_text().strip()
+            for item in page.select("article section ul")[0].select("li")
+            if "Running time" in item.get_text()
+        ]
+        expected = (
+            f"{TIME}: {duration(float(seconds))}, measured as this page was built"
+        )
+        assert said == [expected], name
+
+
+def test_no_page_is_empty(pages: dict[str, BeautifulSoup]) -> None:
+    """Each has something to say below its title."""
+    for path, page in pages.items():
+        if path not in ("search.html", "index.html"):
+            for title in page.select("article h1"):
+                title.extract()
+            assert len(text_of(page).split()) > 20 or page.select("form"), path
 
 
 def test_the_api_page_documents_every_public_name(
