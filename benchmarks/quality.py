@@ -31,6 +31,7 @@ from torch.nn import functional as F
 import hlstm
 from benchmarks.provenance import provenance
 from benchmarks.recipe import Recipe, start_run, train
+from hlstm.ngrams import witten_bell
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "hlstm" / "results" / "quality.json"
@@ -247,9 +248,7 @@ def ngrams(corpus: Corpus) -> dict[str, Any]:
     """Witten–Bell n-grams: nats per character for n = 1, 2, …"""
     V, found = len(corpus.vocab), {}
     for name, adaptive in {"static": False, "adaptive": True}.items():
-        orders = hlstm.ngrams.witten_bell(
-            corpus.train_ids, corpus.val_ids, V, 9, adaptive
-        )
+        orders = witten_bell(corpus.train_ids, corpus.val_ids, V, 9, adaptive)
         found[name] = [-p.log().mean().item() for p in orders]
     return {**found, **provenance()}
 

@@ -338,7 +338,7 @@ def evaluate_run(run: Run, val_ids: Tensor) -> None:
         "step": run.step,
         "seconds": round(run.seconds, 1),
         "loss": sum(run.losses) / len(run.losses),
-        "val_loss": hlstm.evaluate(run.average, val_ids),  # type: ignore[arg-type]
+        "val_loss": hlstm.evaluate(run.average, val_ids),
     }
     run.losses.clear()
     run.history.append(line)

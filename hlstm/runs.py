@@ -29,14 +29,14 @@ from torch import Tensor
 
 from .checkpoint import build_network, load_model
 from .checks import HlstmError, InvalidValueError  # appendix B
-from .files import CheckpointError, load_tensors, save_tensors
+from .corpus import as_ids  # appendix A
+from .files import CheckpointError, load_tensors
 from .kernel import library  # chapter 12
 from .network import DeepRNN
 from hlstm.training import (
     History,
     Position,
     TrainConfig,
-    as_ids,
     pick_device,
 )
 
@@ -100,7 +100,7 @@ def run_tensors(run: Run) -> dict[str, Tensor]:
 # %% ../chapters/09c_resume.ipynb #a1f0c005
 def text_sha256(ids: Any) -> str:
     """Return the SHA-256 of a text as (N,) int64 integers, in hexadecimal digits."""
-    numbers = as_ids("ids", ids).cpu().contiguous().numpy()
+    numbers = as_ids("ids", ids).long().cpu().contiguous().numpy()
     return hashlib.sha256(numbers.data).hexdigest()
 
 # %% ../chapters/09c_resume.ipynb #a1f0c004

@@ -431,7 +431,7 @@ class Trainer:
         Raises
         ------
         InvalidTypeError, InvalidValueError, InvalidIndexError
-            If a text cannot be used (see `hlstm.training.as_ids`), is too short for the
+            If a text cannot be used (see `hlstm.corpus.as_ids`), is too short for the
             batch, or is not that of the resumed run; if the network cannot learn.
         TrainingError, NonFiniteGradientError
             If loss or gradient is not finite. Weights are those before the step named.
