@@ -59,7 +59,7 @@ def main() -> None:
     history = hlstm.Trainer(net, CONFIG).fit(train_ids, val_ids)
     WEIGHTS.parent.mkdir(exist_ok=True)
     net.half().save(WEIGHTS)
-    saved = hlstm.load_model(WEIGHTS)
+    saved = hlstm.load_model(WEIGHTS, dtype=torch.float32)
     result = {
         "command": "make weights",
         "corpus": "shakespeare",
