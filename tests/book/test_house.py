@@ -22,6 +22,7 @@ from book.notebooks.reader import (
     plain_python,
     split_directives,
 )
+from book.notebooks.setup_cell import CELL_ID
 
 # What a library owes its users and a course need not teach.
 PLUMBING = {"checks", "corpus", "files", "runs"}
@@ -268,6 +269,20 @@ def test_part_one_has_no_plumbing(notebooks: dict[str, NotebookNode]) -> None:
     """Byte-order marks, guards and locks are exported from elsewhere."""
     for stem in parts()[0]:
         assert not PLUMBING & set(modules(notebooks[stem])), stem
+
+
+def test_ideas_stand_in_front(notebooks: dict[str, NotebookNode]) -> None:
+    """In part I three of four code cells teach: they neither refuse nor only import."""
+    for stem in parts()[0]:
+        shown = [c for c in code_cells(notebooks[stem]) if c.get("id") != CELL_ID]
+        plumbing = 0
+        for cell in shown:
+            directives, code = split_directives(cell.source)
+            folded = directives.get("code-fold") == "true" or "hide" in directives
+            drawn = "fig-alt" in directives
+            refuses = re.search(r"refuses\(|except \w*Error|^\s*raise ", code, re.M)
+            plumbing += bool(refuses) or (folded and not drawn)
+        assert 4 * plumbing <= len(shown), f"{stem}: {plumbing} of {len(shown)}"
 
 
 def test_what_a_later_chapter_builds_is_imported_with_its_name(
