@@ -228,7 +228,8 @@ def execute_chapters(app: Sphinx) -> None:
     paths = [ROOT / "chapters" / f"{stem}.ipynb" for stem, _ in entries(ROOT)]
     failed = [chapter.path.name for chapter in execute(paths, at_once) if chapter.error]
     if failed:
-        raise SphinxError(f"chapters failed: {', '.join(failed)}")
+        # Its traceback would be longer than those of the chapters.
+        raise SystemExit(f"chapters failed: {', '.join(failed)}")
     cache_client.single_nb_execution = refuse
 
 
