@@ -165,7 +165,7 @@ class DeepRNN(nn.Module):
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write weights and vocabulary to a file, for `hlstm.load_model` (chapter 9).
+        """Write weights and vocabulary to a file, for `hlstm.load_model` (chapter 9b).
 
         Parameters
         ----------
