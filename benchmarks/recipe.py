@@ -102,7 +102,7 @@ class Learner(nn.Module):
 
 
 def drop_and_scale(input: Tensor, p: float, shared_dim: int | None = None) -> Tensor:
-    """Return `input` under one mask, as in chapter 7, with p rounded to 1/256.
+    """Return `input` under one mask, as in chapter 10, with p rounded to 1/256.
 
     One random number of 64 bits serves eight entries: these masks are as large as the
     weights, and drawing them one by one takes a fifth of a step.

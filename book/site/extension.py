@@ -87,7 +87,7 @@ class Equations(SphinxTransform):
     r"""Equations that carry a ``\tag`` can be linked to, from any chapter.
 
     Colab shows the tag as it stands, and so does the page. In running text, "equation
-    (3.1)" or "equations (3.1) and (3.2)" become links.
+    (4.1)" or "equations (4.1) and (4.2)" become links.
     """
 
     default_priority = 400

@@ -21,7 +21,7 @@ from book import ROOT
 from book.tools.host import chromium_path, serve
 
 VERSION = "13.5.0"
-PAGES = ["", "chapters/03_gates.html", "chapters/09_training.html", "playground.html"]
+PAGES = ["", "chapters/04_gates.html", "chapters/12_training.html", "playground.html"]
 CATEGORIES = ["performance", "accessibility", "best-practices", "seo"]
 ENOUGH = 95
 TRIES = 3

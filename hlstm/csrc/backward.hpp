@@ -1,4 +1,4 @@
-// The way back through one layer; equations (5.4) to (5.8) and (5.11).
+// The way back through one layer; equations (6.4) to (6.8) and (6.11).
 #pragma once
 #include "activations.hpp"
 #include "packing.hpp"

@@ -1,4 +1,4 @@
-// One layer over time; equations (3.6) to (3.11) and (6.2).
+// One layer over time; equations (4.6) to (4.11) and (8.2).
 #pragma once
 #include "activations.hpp"
 #include "packing.hpp"

@@ -1,11 +1,11 @@
-// The draw of chapter 10, in double precision.
+// The draw of chapter 13, in double precision.
 #pragma once
 #include <numeric>
 #include <vector>
 
 #include "vectors.hpp"
 
-// Fill p with the chances of V symbols, equations (10.3) and (10.12), each rounded to
+// Fill p with the chances of V symbols, equations (13.3) and (13.12), each rounded to
 // the type of the logits z; k = 0 keeps all. False if the largest is not finite.
 template <class M>
 bool chances(const M* z, Size V, Size k, double tau, double top_p, double* p) {
@@ -35,7 +35,7 @@ bool chances(const M* z, Size V, Size k, double tau, double top_p, double* p) {
   return true;
 }
 
-// The symbol that a dart u from [0, 1) hits; equation (10.9).
+// The symbol that a dart u from [0, 1) hits; equation (13.9).
 inline Size hit(const double* p, Size V, double u) {
   const double aim = u * std::accumulate(p, p + V, 0.0);
   double sum = 0;

@@ -1,4 +1,4 @@
-"""What chapter 8 leaves out: parameters of every kind, and gradients out of range."""
+"""What chapter 11 leaves out: parameters of every kind, and gradients out of range."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""What chapter 1b leaves out: the n-gram by brute force, and what is no n-gram."""
+"""What chapter 2 leaves out: the n-gram by brute force, and what is no n-gram."""
 
 import math
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""Weights of one byte, beyond the cases that chapter 10b prints."""
+"""Weights of one byte, beyond the cases that chapter 17 prints."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""What chapter 10 leaves out: every bad argument, extreme logits, and traces that are not left."""
+"""What chapter 13 leaves out: every bad argument, extreme logits, and traces that are not left."""
 
 import gc
 import math
@@ -158,7 +158,7 @@ def test_the_seeds_are_those_of_torch(seed: int) -> None:
     assert net.generate_text("a", 5, seed=seed) == net.generate_text("a", 5, seed=seed)
 
 
-# What is kept: equation (10.12) to sixty digits
+# What is kept: equation (13.12) to sixty digits
 
 KEPT_LOGITS: dict[str, list[float]] = {
     "one": [0.5],

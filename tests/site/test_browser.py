@@ -285,7 +285,7 @@ def test_accessibility(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("path", ["README.html", "chapters/03_gates.html", "404.html"])
+@pytest.mark.parametrize("path", ["README.html", "chapters/04_gates.html", "404.html"])
 def test_what_is_pointed_at_can_be_read(
     browser: Browser, address: str, path: str, theme: Literal["light", "dark"]
 ) -> None:
@@ -348,10 +348,10 @@ def test_search_finds_the_forget_gate(browser: Browser, address: str) -> None:
 def test_a_link_to_an_equation_leads_to_it(browser: Browser, address: str) -> None:
     """Also where it stands far below, in a section that is laid out late."""
     page = browser.new_page(viewport={"width": 390, "height": 900})
-    page.goto(f"{address}chapters/03_gates.html")
+    page.goto(f"{address}chapters/04_gates.html")
     last = page.eval_on_selector_all("div.math[id]", "all => all.at(-1).id")
     page.goto("about:blank")
-    page.goto(f"{address}chapters/03_gates.html#{last}")
+    page.goto(f"{address}chapters/04_gates.html#{last}")
     page.locator(f"#{last}").wait_for()
     page.wait_for_function(
         f"""() => {{

@@ -20,7 +20,7 @@ import hlstm
 from tests.site.test_browser import OVERFLOW, STANDARD, address, browser, visit  # noqa: F401
 
 PAGE = "playground.html"
-PANEL = "chapters/10_sampling.html"
+PANEL = "chapters/13_sampling.html"
 WEIGHTS = "_static/playground/weights.safetensors"
 TEXT = (
     "KING RICHARD III:\nNow is the winter of our discontent\nMade glorious — by this!\n"

@@ -18,7 +18,7 @@ function hlstmNetwork() {
     return { tensors, symbols: JSON.parse(metadata.hlstm).vocabulary };
   }
 
-  // Scale times whole number, (10B.1), once for all. Eight rows lie interleaved, so that
+  // Scale times whole number, (17.1), once for all. Eight rows lie interleaved, so that
   // addProduct reads the weights in the order in which they lie; rows are filled up with zeros.
   function dequantise(tensors, name) {
     const { shape: [rows, columns], values } = tensors[name];
@@ -75,7 +75,7 @@ function hlstmNetwork() {
       for (const name of "ifgoc") this.gates[name] = new Float64Array(this.H);
     }
 
-    // What the input adds, W x + b: for a one-hot x a column of W, (6.3).
+    // What the input adds, W x + b: for a one-hot x a column of W, (8.4).
     readCharacter(id) {
       const { columns, weights } = this.weight_ih;
       for (let r = 0; r < this.a.length; r++)
@@ -90,14 +90,14 @@ function hlstmNetwork() {
     step() {
       const { a, h, H } = this;
       const { i, f, g, o, c } = this.gates;
-      addProduct(this.weight_hh, h, a); // (3.12)
+      addProduct(this.weight_hh, h, a); // (4.12)
       for (let u = 0; u < H; u++) {
-        i[u] = sigmoid(a[u]); // (3.6)
-        f[u] = sigmoid(a[H + u]); // (3.7)
-        g[u] = Math.tanh(a[2 * H + u]); // (3.8)
-        o[u] = sigmoid(a[3 * H + u]); // (3.9)
-        c[u] = f[u] * c[u] + i[u] * g[u]; // (3.10)
-        h[u] = o[u] * Math.tanh(c[u]); // (3.11)
+        i[u] = sigmoid(a[u]); // (4.6)
+        f[u] = sigmoid(a[H + u]); // (4.7)
+        g[u] = Math.tanh(a[2 * H + u]); // (4.8)
+        o[u] = sigmoid(a[3 * H + u]); // (4.9)
+        c[u] = f[u] * c[u] + i[u] * g[u]; // (4.10)
+        h[u] = o[u] * Math.tanh(c[u]); // (4.11)
       }
     }
   }
@@ -121,7 +121,7 @@ function hlstmNetwork() {
       }
     }
 
-    // One character through all layers, (6.1), and the head, (6.5): the logits (V,).
+    // One character through all layers, (8.1), and the head, (9.1): the logits (V,).
     read(id) {
       let x = null;
       for (const layer of this.layers) {
@@ -159,7 +159,7 @@ function hlstmNetwork() {
 
   const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
 
-  // (10.3), and its limit (10.4) for τ = 0.
+  // (13.3), and its limit (13.4) for τ = 0.
   function boltzmann(logits, temperature) {
     const largest = Math.max(...logits);
     const weights = logits.map((z) =>
@@ -179,7 +179,7 @@ function hlstmNetwork() {
     return kept;
   }
 
-  // (10.12): a symbol goes if those before it have reached topP.
+  // (13.12): a symbol goes if those before it have reached topP.
   function keepTopP(p, topP) {
     const kept = p.slice().fill(0);
     let before = 0;
@@ -198,7 +198,7 @@ function hlstmNetwork() {
     return topP === null ? p : keepTopP(p, topP);
   }
 
-  // In nats, (10.1).
+  // In nats, (13.1).
   const entropy = (p) => -sum(p.map((q) => (q > 0 ? q * Math.log(q) : 0)));
 
   // Numbers in [0, 1), by mixing the bits of a counter: SplitMix of Steele, Lea and Flood
