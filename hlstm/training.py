@@ -297,15 +297,16 @@ def training_windows(
     InvalidValueError
         If the text is too short for the batch.
     """
-    B, T = config.batch_size, config.sequence_length
+    B, T, N = config.batch_size, config.sequence_length, len(ids)
+    last = streams(ids, B).shape[1] - 1
+    rows = (last + 1) * torch.arange(B, device=ids.device)[:, None]
     while True:
-        start = random.Random(f"{config.seed} {epoch}").randrange(max(1, len(ids)))
-        rows = streams(ids.roll(-start), B)[:, window * T :]
-        if rows.shape[1] > 1:
-            for k, (inputs, targets) in enumerate(
-                windows(rows.flatten(), B, T), window
-            ):
-                yield inputs, targets, epoch, k
+        start = random.Random(f"{config.seed} {epoch}").randrange(N)
+        for k in range(window, -(-last // T)):
+            # One window at a time, so that a long text is not copied for each pass.
+            places = torch.arange(k * T, min(k * T + T, last) + 1, device=ids.device)
+            read = ids[(start + rows + places) % N].long()
+            yield read[:, :-1], read[:, 1:], epoch, k
         epoch, window = epoch + 1, 0
 
 # %% ../chapters/12_training.ipynb #91e2b07d
