@@ -7,6 +7,7 @@ __all__ = ['ENGINES', 'is_plain', 'try_torch', 'torch_lacks', 'EngineError', 'ch
            'pick_engine', 'run_layer', 'can_write', 'Writer']
 
 # %% ../chapters/18_speed.ipynb #9af47ce6
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -302,16 +303,22 @@ def try_torch(dtype: torch.dtype, mixed: torch.dtype | None, onednn: bool) -> st
     `mixed` is the type of autocast, or None, and `onednn` whether PyTorch may use it.
     """
     weights = dtype if mixed is None else torch.float32
-    half = torch.autocast("cpu", mixed, enabled=mixed is not None)
-    try:
-        with torch.inference_mode(False), torch.enable_grad(), half:
-            x = torch.zeros(2, 1, 1, dtype=weights, device="cpu")
-            layer = x.new_zeros(8, 1).requires_grad_(), x.new_zeros(8, 2), None
-            h, c = x.new_zeros(2, 1, 2, dtype=dtype)
-            torch_layer(x, h, c, layer)[0].float().sum().backward()
-    except RuntimeError as error:
-        return str(error).partition(". ")[0]
-    return ""
+
+    def attempt() -> str:
+        x = torch.zeros(2, 1, 1, dtype=weights, device="cpu")
+        layer = x.new_zeros(8, 1).requires_grad_(), x.new_zeros(8, 2), None
+        h, c = x.new_zeros(2, 1, 2, dtype=dtype)
+        try:
+            with torch.autocast("cpu", mixed, enabled=mixed is not None):
+                torch_layer(x, h, c, layer)[0].float().sum().backward()
+        except RuntimeError as error:
+            return str(error).partition(". ")[0]
+        return ""
+
+    # A thread of its own has no modes and no hooks of the caller, such as those that
+    # count what is kept for the way back.
+    with ThreadPoolExecutor(1) as aside:
+        return aside.submit(attempt).result()
 
 
 def torch_lacks(h: Tensor) -> str:

@@ -701,6 +701,24 @@ def test_checkpoints_of_activations(twins: Twins, use_reentrant: bool) -> None:
     assert_close(gradients(mine, run, x), expected, LIMIT[x.dtype])
 
 
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_trying_pytorch_leaves_no_trace_in_a_checkpoint(
+    use_reentrant: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried in the first pass and known in the second; both keep the same."""
+    monkeypatch.setattr(engine, "library", lambda: None)
+    lstm, x = hlstm.LSTM(5, 7), torch.randn(4, 2, 5, requires_grad=True)
+    found: list[Tensor | None] = []
+    for run in (lstm, lambda x: checkpoint(lstm, x, use_reentrant=use_reentrant)):
+        engine.try_torch.cache_clear()
+        x.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            run(x)[0].float().sum().backward()
+        found.append(x.grad)
+    assert found[0] is not None and found[1] is not None
+    assert torch.equal(found[0], found[1])
+
+
 @needs_compiler
 def test_what_is_kept_is_unpacked_once() -> None:
     lstm, counts = hlstm.LSTM(64, 64, engine="fused"), [0, 0]
