@@ -54,7 +54,7 @@ from hlstm.console import (
 from hlstm.corpus import UnknownCharacterError, load_corpus  # appendix A
 from hlstm.files import replace_file
 from hlstm.network import DeepRNN
-from hlstm.runs import TrainingInterrupted, checkpoints, load_run, locked, run_info
+from hlstm.runs import TrainingInterrupted, check_new, load_run, locked, run_info
 from hlstm.sampling import stream_text
 from hlstm.text import Vocabulary, streams, train_val_split
 from hlstm.trainer import Trainer
@@ -411,12 +411,15 @@ def refuse_changes(now: Train, then: Train) -> None:
 
 # %% ../chapters/20_command_line.ipynb #14c00026
 def refuse_run(folder: Path) -> None:
-    """Refuse to begin a run where there is one."""
-    if folder.is_dir() and checkpoints(folder):
+    """Refuse to begin a run where there is one, or what is left of one."""
+    try:
+        if folder.is_dir():
+            check_new(folder)
+    except FileExistsError:
         raise FileExistsError(
             f"{folder} holds a run already: go on with it by --resume, or name "
             "another folder with --out"
-        )
+        ) from None
 
 
 def begin(options: Train) -> tuple[Trainer, list[str]]:

@@ -439,6 +439,16 @@ def test_a_run_is_not_overwritten(said: Said) -> None:
     assert {p.name: p.read_bytes() for p in Path("run").iterdir()} == before
 
 
+def test_what_is_left_of_a_run_is_not_overwritten(said: Said) -> None:
+    Path("run").mkdir()
+    hlstm.load_pretrained("shakespeare").save("run/best.safetensors")
+    before = Path("run/best.safetensors").read_bytes()
+    assert train() == 1
+    assert "holds a run already" in said()[1]
+    assert Path("run/best.safetensors").read_bytes() == before
+    assert not Path("run/corpus.json").exists()
+
+
 # Interruption and resumption
 
 
