@@ -25,6 +25,7 @@ from book.notebooks.renumber import entries
 
 LOGGER = logging.getLogger(__name__)
 API_PAGE = "appendices/api"
+TIMES_PAGE = "appendices/times"
 TIME = "Running time"
 # Classes whose members are somebody else's to document.
 FOREIGN = (
@@ -199,9 +200,10 @@ def outdated(
 ) -> set[str]:
     """Each chapter that uses a module which has changed; the API page, if one is new.
 
-    That a module itself has changed, Sphinx sees.
+    That a module itself has changed, Sphinx sees. The page of times is always among them:
+    without a page, Sphinx would not copy styles and scripts.
     """
-    found = set()
+    found = {TIMES_PAGE} & env.found_docs
     if env.metadata["modules"].get("names") != exported_modules(ROOT):
         found |= {API_PAGE} & env.found_docs
     for page in env.found_docs - added - changed:

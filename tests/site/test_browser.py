@@ -342,7 +342,7 @@ def test_search_finds_the_forget_gate(browser: Browser, address: str) -> None:
     words = " ".join(quoted.all_inner_texts())
     page.close()
     assert "Contents" not in words and len(words) > 500, words
-    assert any(re.match(r"3\. The gates", title) for title in titles), titles
+    assert any(re.match(r"\d+\. The gates", title) for title in titles), titles
 
 
 def test_a_link_to_an_equation_leads_to_it(browser: Browser, address: str) -> None:

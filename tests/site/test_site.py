@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 from book import ROOT, settings
-from book.notebooks.reader import code_cells, split_directives
+from book.notebooks.reader import HEADER, code_cells, split_directives
 from book.notebooks.setup_cell import CELL_ID
 from book.site.assets import lean
 from book.site.extension import TIME, duration
@@ -296,6 +296,8 @@ def test_exported_cells_are_marked(
         for cell in code_cells(notebook):
             directives, code = split_directives(cell.source)
             default = directives.get("default_exp", default)
+            if header := HEADER.match(code):
+                expected.append(f"exported to hlstm/csrc/{header['name']}")
             for kind in directives.keys() & {"export", "exports", "exporti"}:
                 if code.strip() and "hide" not in directives:
                     expected.append(
@@ -304,9 +306,11 @@ def test_exported_cells_are_marked(
         marks = page.select("div.cell > p.exported")
         assert [mark.get_text() for mark in marks] == expected, name
         for mark in marks:
-            module = (
-                mark.get_text().removeprefix("exported to hlstm/").removesuffix(".py")
-            )
+            module = mark.get_text().removeprefix("exported to hlstm/")
+            if module.endswith(".hpp"):
+                assert not mark.a and mark.find_next_sibling(class_="highlight-cpp")
+                continue
+            module = module.removesuffix(".py")
             assert mark.a["href"].endswith(f"api.html#module-hlstm.{module}")
 
 
