@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,7 @@ def test_chapters_use_the_style_and_draw_lines(
             assert 'set_matplotlib_formats("svg")' in code, name
 
 
+@cache
 def figures() -> list[tuple[str, Tag]]:
     """Every picture in an article, with the page it is on."""
     found = []
