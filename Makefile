@@ -1,7 +1,7 @@
 # The hlstm book. Plain `make` prints the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book serve pdf lighthouse test test-library test-avx2 fuzz export clean-outputs lock wheel weights bench quality release-check clean check
+.PHONY: help book serve pdf lighthouse test test-site test-library test-avx2 fuzz export clean-outputs lock wheel weights bench quality release-check clean check
 
 python := .venv/bin/python
 installed := .venv/.installed
@@ -39,15 +39,16 @@ pdf: $(built) ## print the whole book into one PDF, with Chromium
 lighthouse: $(built) ## measure pages with Lighthouse, which comes from npm
 	@$(python) -m book.tools.lighthouse
 
-# Here the chapters run one after the other, so a second core tests the library beside them;
-# each of the two shows what it has to say when it is done. In the site's tests a file stays
-# with one process: most share what took long to make.
+# Two jobs for two cores, each of which shows what it has to say when it is done: the chapters,
+# here one after the other, with the site and its tests; and the library's tests.
 test: export OMP_NUM_THREADS := 1
 test: export CHAPTERS_AT_ONCE := 1
 test: check ## check everything that can be checked
-	@echo "building the site, and testing what needs none"
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(apart) $(built) test-library
-	@echo "testing the site"
+	@echo "building and testing the site, and testing the library"
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(apart) test-site test-library
+
+# A file stays with one process: most of its tests share what took long to make.
+test-site: $(built) ## test the built site, in a browser too
 	@$(python) -m pytest -m site -n 2 --dist loadfile
 
 test-library: $(installed) ## test what needs no site, and how much of the library is tested
