@@ -194,7 +194,7 @@ class Evaluate(Common):
 
 # %% ../chapters/20_command_line.ipynb #e0e33e46
 def read_texts(files: Sequence[str]) -> list[str]:
-    """Read each file; see `hlstm.text.load_corpus`."""
+    """Read each file; see `hlstm.corpus.load_corpus`."""
     if not files:
         raise UsageError("name at least one FILE")
     return [load_corpus(file) for file in files]

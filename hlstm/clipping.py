@@ -32,8 +32,8 @@ def grad_norm(parameters: Tensor | Iterable[Tensor]) -> Tensor:
     Returns
     -------
     Tensor
-        ‖g‖, a scalar (equation 8.3). It does not overflow while ‖g‖ itself is in range
-        (equation 8.4). NaN or infinite if a gradient is.
+        ‖g‖, a scalar; equation (11.3). It does not overflow while ‖g‖ itself is in range,
+        equation (11.4). NaN or infinite if a gradient is.
     """
     parameters = [parameters] if isinstance(parameters, Tensor) else parameters
     grads = [p.grad for p in parameters if p.grad is not None and p.grad.numel()]
@@ -70,7 +70,7 @@ def clip_grad_norm_(
 ) -> Tensor:
     """Shorten the gradient to the length `max_norm` where it is longer, in place.
 
-    The direction stays (equation 8.5; Pascanu, Mikolov and Bengio, 2013). The result is
+    The direction stays, equation (11.5); Pascanu, Mikolov and Bengio (2013). The result is
     that of `torch.nn.utils.clip_grad_norm_`, as long as no square overflows.
 
     Parameters

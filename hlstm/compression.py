@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hlstm.checks import (
+from hlstm.checks import (  # appendix B
     InvalidIndexError,
     InvalidTypeError,
     InvalidValueError,
-    as_integer,  # appendix B
+    as_integer,
 )
 from .dropout import evaluating
 from .network import DeepRNN

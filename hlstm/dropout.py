@@ -53,7 +53,7 @@ class InvertedDropout(nn.Module):
     """Drop activations while training, and scale those kept by 1/(1 − p).
 
     In evaluation: the identity. In training the output has the input x as expectation
-    and p/(1 − p)·x² as variance (equations 7.2 and 7.3; Srivastava et al., 2014).
+    and p/(1 − p)·x² as variance, equations (10.2) and (10.3); Srivastava et al. (2014).
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class InvertedDropout(nn.Module):
         self.shared_dim = shared_dim
 
     def forward(self, input: Tensor) -> Tensor:
-        """Drop, scale, and return a tensor of the shape of `input` (equation 7.1)."""
+        """Drop, scale, and return a tensor of the shape of `input`; equation (10.1)."""
         dropping = self.training and self.p > 0
         return drop_and_scale(input, self.p, self.shared_dim) if dropping else input
 

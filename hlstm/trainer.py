@@ -341,7 +341,7 @@ def keeping(
 class Trainer:
     """Train a network by truncated BPTT with carried state; stop and resume.
 
-    AdamW (equation 9.6), gradients clipped, warm-up and cosine (equation 9.7).
+    AdamW, equation (12.6), gradients clipped, warm-up and cosine, equation (12.7).
 
     Parameters
     ----------
