@@ -8,7 +8,7 @@ installed := .venv/.installed
 built := _build/.built
 sources := $(wildcard chapters/*.ipynb hlstm/*.* hlstm/*/* book/*/*.* book/site/static/* book/site/static/*/* \
 	book/site/templates/* book/site/templates/*/* appendices/*) \
-	_config.yml _toc.yml README.md playground.md settings.ini constraints.txt
+	_config.yml _toc.yml README.md CONTRIBUTING.md playground.md settings.ini constraints.txt
 
 twine := twine==7.0.0
 
