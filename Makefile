@@ -43,13 +43,14 @@ lighthouse: $(built) ## measure pages with Lighthouse, which comes from npm
 # here one after the other, with the site and its tests; and the library's tests.
 test: export OMP_NUM_THREADS := 1
 test: export CHAPTERS_AT_ONCE := 1
+# Threads that wait let the other job work.
+test: export OMP_WAIT_POLICY := PASSIVE
 test: check ## check everything that can be checked
 	@echo "building and testing the site, and testing the library"
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(apart) test-site test-library
 
-# A file stays with one process: most of its tests share what took long to make.
 test-site: $(built) ## test the built site, in a browser too
-	@$(python) -m pytest -m site -n 2 --dist loadfile
+	@$(python) -m pytest -m site
 
 test-library: $(installed) ## test what needs no site, and how much of the library is tested
 	@$(python) -m pytest -m "not site and not alone" --cov
@@ -57,7 +58,7 @@ test-library: $(installed) ## test what needs no site, and how much of the libra
 
 # What the engines compute on the processors before AVX-512, PyTorch's as well as ours.
 levels := HLSTM_MAX_CPU_ISA=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
-by_level := $(foreach name,csrc engine kernel stack_parity stack_dropin network layer,tests/library/test_$(name).py)
+by_level := $(foreach name,engine stack_parity network layer,tests/library/test_$(name).py)
 test-avx2: $(installed) ## test the engines once more, as a processor without AVX-512 runs them
 	@echo "testing the engines for AVX2"
 	@$(levels) $(python) -m pytest $(wildcard $(by_level))

@@ -298,12 +298,19 @@ def test_no_error_number_is_said(said: Said) -> None:
     assert "Errno" not in said()[1]
 
 
-@pytest.mark.parametrize("columns", ["1", "5", "20", "400"])
-@pytest.mark.parametrize("more", [{}, {"TERM": "dumb"}, {"NO_COLOR": "1"}])
-def test_help_has_a_smallest_width(columns: str, more: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        {"COLUMNS": "1"},
+        {"COLUMNS": "5", "TERM": "dumb"},
+        {"COLUMNS": "20", "NO_COLOR": "1"},
+        {"COLUMNS": "400"},
+    ],
+)
+def test_help_has_a_smallest_width(surroundings: dict[str, str]) -> None:
     found = subprocess.run(
         [sys.executable, "-m", "hlstm", "info", "--help"],
-        env=os.environ | {"COLUMNS": columns} | more,
+        env=os.environ | surroundings,
         capture_output=True,
         text=True,
         timeout=120,
