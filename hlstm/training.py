@@ -198,6 +198,8 @@ def evaluate(
         text = take_text("ids", ids, net, B)
         for inputs, targets in windows(text, B, sequence_length):
             logits, state = net(inputs, state)
+            # A sum in half precision would keep three digits, or overflow.
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = F.cross_entropy(logits.mT, targets, reduction="sum")
             total, count = total + loss.item(), count + targets.numel()
     return total / count

@@ -311,6 +311,18 @@ def test_evaluation_takes_integers_of_numpy() -> None:
 # Training
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_loss_in_half_precision_is_summed_in_more(dtype: torch.dtype) -> None:
+    """Each character costs 16 nats, and 8,191 of them more than float16 can hold."""
+    net = small_net().to(dtype)
+    torch.nn.init.zeros_(net.head.weight)
+    with torch.no_grad():
+        net.head.bias.copy_(torch.tensor([16.0, 0, 0, 0, 0]))
+    ids = torch.tensor([1, 2, 3, 4] * 2048)
+    nats = hlstm.evaluate(net, ids, 1, sequence_length=len(ids))
+    assert math.isclose(nats, math.log(math.exp(16) + 4), rel_tol=1e-6)
+
+
 def test_the_function_and_the_trainer_are_one_run() -> None:
     config = hlstm.TrainConfig(2, 4, steps=11, eval_every=4, warmup_steps=2)
     nets = small_net(), small_net()
