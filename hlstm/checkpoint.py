@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .checks import InvalidTypeError, InvalidValueError  # appendix B
-from .files import CheckpointError, load_tensors  # built below
+from .engine import ENGINES  # chapter 18
+from .files import load_tensors, naming  # built below
 from .network import PRECISIONS, DeepRNN
 from .stack import LSTM
 from .text import Vocabulary
@@ -63,9 +64,6 @@ def _check_weights(tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> Non
             raise InvalidValueError(f"has numbers in {name} that are not finite")
 
 # %% ../chapters/15_saving.ipynb #5a090011
-ENGINES = ("auto", "fused", "reference", "torch")
-
-
 def _options(description: dict[str, Any], num_layers: int) -> dict[str, Any]:
     """Return what the weights do not say of a network, or refuse what is no such thing."""
     p = description.get("dropout")
@@ -82,7 +80,7 @@ def _options(description: dict[str, Any], num_layers: int) -> dict[str, Any]:
         elif name == "shared_dim":
             fits, wanted = value is None or type(value) is int, "an integer or null"
         elif name == "engine":
-            fits, wanted = value in ENGINES, f"one of {', '.join(ENGINES)}"
+            fits, wanted = value in ENGINES, f"one of {', '.join(sorted(ENGINES))}"
         if not fits:
             raise InvalidValueError(f"says {name} is {value!r}, and it is {wanted}")
     return said
@@ -185,13 +183,16 @@ def load_model(
         If the file is not such a model, is damaged, has another vocabulary, or has a number
         that is too large for `dtype`.
     InvalidTypeError
-        If `dtype` is not a floating point type of PyTorch.
+        If `dtype` is not a floating point type of PyTorch; if `vocab` is no vocabulary.
     """
     if dtype is not None and dtype not in PRECISIONS:
         names = ", ".join(str(d) for d in PRECISIONS)
         raise InvalidTypeError(f"dtype is one of {names}, and got {dtype!r}")
+    if not isinstance(vocab, Vocabulary | None):
+        got = type(vocab).__name__
+        raise InvalidTypeError(f"vocab is a Vocabulary or None, and got a {got}")
     tensors, description = load_tensors(path)
-    try:
+    with naming(path):
         if dtype is not None:
             wanted = {
                 k: t.to(dtype) for k, t in tensors.items() if t.dtype in PRECISIONS
@@ -201,8 +202,6 @@ def load_model(
         net = build_network(tensors, description)
         if vocab is not None:
             _check_vocabulary(net.vocab, vocab)
-    except ValueError as error:
-        raise CheckpointError(f"{path} {str(error)[:500]}") from error
     return net.eval()
 
 # %% ../chapters/15_saving.ipynb #86162685

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['HlstmError', 'InvalidValueError', 'InvalidTypeError', 'InvalidIndexError', 'shown', 'as_integer', 'as_number',
-           'check_id_type', 'check_ids', 'check_memory', 'check_arguments', 'refuse_options', 'holds_ids', 'is_batched',
-           'chooses_dtype', 'product_dtype', 'check_input', 'check_fit', 'prepare_state', 'refuse_cell_state',
-           'prepare_cell_state']
+           'check_id_type', 'check_ids', 'check_symbols', 'check_memory', 'check_arguments', 'refuse_options',
+           'holds_ids', 'is_batched', 'chooses_dtype', 'product_dtype', 'check_input', 'check_fit', 'prepare_state',
+           'refuse_cell_state', 'prepare_cell_state']
 
 # %% ../chapters/B_refusals.ipynb #b0000003
 import operator
@@ -50,6 +50,7 @@ def shown(value: object) -> str:
 
 def _range(least: float | None, most: float | None, above: float | None) -> str:
     """Say a range in words, with what stands before them; nothing where there is none."""
+    most = None if most == float("inf") else most
     if above is not None:
         return f" above {above}" if most is None else f" above {above}, up to {most}"
     if least is not None and most is not None:
@@ -102,7 +103,7 @@ def as_number(
     most: float | None = None,
     above: float | None = None,
 ) -> float:
-    """Return a finite real number of Python, NumPy or PyTorch as a float.
+    """Return a real number of Python, NumPy or PyTorch as a float.
 
     Parameters
     ----------
@@ -111,7 +112,7 @@ def as_number(
     value
         Anything; a `numbers.Real` that is no bool, or a tensor of one, is a number.
     least, most
-        The range, both ends included; None is no end.
+        The range, both ends included; None is no end, and leaves infinity out.
     above
         A lower end that is itself left out.
 
@@ -123,7 +124,7 @@ def as_number(
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If `value` is no number; if it is not finite, or out of range.
+        If `value` is no number; if it is NaN, or out of range.
     """
     said = f"{name} is a number{_range(least, most, above)}, and got {shown(value)}"
     try:
@@ -135,12 +136,12 @@ def as_number(
     try:
         number = float(plain)
     except OverflowError:
-        number = float("inf")
-    low = least if least is not None else float("-inf")
-    high = most if most is not None else float("inf")
-    inside = low <= number <= high and (above is None or number > above)
-    # Written so that NaN and infinity are refused too.
-    if not inside or abs(number) == float("inf"):
+        number = float("nan")  # in no range
+    largest = float(np.finfo(float).max)
+    low = -largest if least is None else least
+    high = largest if most is None else most
+    # Written so that NaN is refused too.
+    if not low <= number <= high or (above is not None and number <= above):
         raise InvalidValueError(said)
     return number
 
@@ -163,6 +164,13 @@ def check_ids(ids: Tensor) -> None:
         raise InvalidValueError(
             f"ids is (B, T) int64, and got shape {tuple(ids.shape)}, {ids.dtype}"
         )
+
+
+def check_symbols(ids: Tensor, V: int) -> None:
+    """Refuse ids outside 0 … V − 1: compiled code would read outside the table."""
+    low, high = (int(k) for k in ids.aminmax())
+    if low < 0 or high >= V:
+        raise InvalidIndexError(f"ids run from {low} to {high}, outside 0 … {V - 1}")
 
 # %% ../chapters/B_refusals.ipynb #a345f537
 def check_memory(symbols: int, hidden_size: int, num_layers: int) -> None:

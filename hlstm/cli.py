@@ -92,9 +92,14 @@ class Common:
     json: Flag = False
 
 
+def is_folder(run: str) -> bool:
+    """Tell whether RUN is a folder, and not what comes with the package."""
+    return run != "shakespeare" and Path(run).is_dir()
+
+
 def load_network(run: str, best: bool, device: str) -> DeepRNN:
     """Return the network of a run's folder, of a model file, or of the package."""
-    if run != "shakespeare" and Path(run).is_dir():
+    if is_folder(run):
         net = load_run(run, best)
     elif best:
         raise UsageError(f"--best needs the folder of a run, and {run!r} is none")
@@ -245,7 +250,7 @@ class Info(Common):
 
 def describe(options: Info) -> None:
     """Print what is known of a run or a model."""
-    if options.run != "shakespeare" and Path(options.run).is_dir():
+    if is_folder(options.run):
         results = run_info(options.run)
         results["vocabulary"] = "".join(results["vocabulary"])
         if (Path(options.run) / CORPUS).exists():
@@ -290,12 +295,13 @@ def recall(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text("utf-8"))
         corpus = [{k: str(c[k]) for k in ("file", "sha256")} for c in record["corpus"]]
-        return {"val_fraction": float(record["val_fraction"]), "corpus": corpus}
+        share = as_number("val_fraction", record["val_fraction"], 0, 1)
+        return {"val_fraction": share, "corpus": corpus}
     except FileNotFoundError:
         raise FileNotFoundError(
             f"no {path}: hlstm train has begun no run in this folder"
         ) from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InvalidValueError(f"{path} is damaged: {error!r}") from error
 
 # %% ../chapters/20_command_line.ipynb #14c0001f
@@ -427,7 +433,7 @@ def begin(options: Train) -> tuple[Trainer, list[str]]:
     refuse_run(Path(options.out))
     device = pick_device(options.device)
     texts = read_texts(options.files)
-    torch.manual_seed(options.config.seed)
+    torch.manual_seed(options.config.seed % 2**64)  # the range that PyTorch takes
     vocab = Vocabulary.from_text("\n".join(texts))
     net = DeepRNN(vocab, **asdict(options.sizes)).to(device)
     return Trainer(net, options.config), texts
@@ -483,7 +489,8 @@ def parts_of(
     held_out: Tensor | None = None
     share, batch_size = options.val_fraction, trainer.config.batch_size
     if share:
-        ids, held_out = train_val_split(ids, 1 - share)
+        # A share may be so small that rounding leaves nothing of it.
+        ids, held_out = train_val_split(ids, min(1 - share, 1 - 2**-53))
     for name, part in (("to learn from", ids), ("held out", held_out)):
         if part is not None and len(part) < 2 * batch_size:
             raise InvalidValueError(
@@ -521,7 +528,7 @@ def train(options: Train) -> None:
             trainer.fit(ids, held_out, held)
         except TrainingInterrupted as stop:
             raise interruption(options, trainer, stop.signal) from None
-        except (HlstmError, OSError) as error:
+        except Exception as error:
             tell(options, "error", run=options.out, message=plain(error))
             raise
     tell(options, "end", run=options.out, step=steps)
@@ -628,6 +635,16 @@ OPTIONS = {
     for kind in (Sizes, Sampling, Evaluation, TrainConfig)
     for each in fields(kind)
 } | {"prompt", "device"}
+# Inside a sentence only what cannot be another word, or a part of a path.
+WITHIN = re.compile(
+    rf"(?<![\w./-])({'|'.join(name for name in OPTIONS if '_' in name)})"
+    r"(?:(=)|(?![\w/-]|\.\w))"
+)
+
+
+def with_options(words: str) -> str:
+    """Put options in the place of arguments' names inside a sentence."""
+    return WITHIN.sub(lambda m: option(m[1]) + (" " if m[2] else ""), words)
 
 
 def in_options(error: HlstmError) -> tuple[int, str]:
@@ -639,8 +656,9 @@ def in_options(error: HlstmError) -> tuple[int, str]:
     named = re.match(r"(?:the )?(\w+)(?= (?:is|has|needs) )", words)
     if named and named[1] in OPTIONS:
         wrong = isinstance(error, UsageError | InvalidValueError | InvalidTypeError)
-        return 2 if wrong else 1, option(named[1]) + words[named.end() :]
-    return 2 if isinstance(error, UsageError) else 1, words
+        words = option(named[1]) + with_options(words[named.end() :])
+        return 2 if wrong else 1, words
+    return 2 if isinstance(error, UsageError) else 1, with_options(words)
 
 
 def verdict(error: BaseException) -> tuple[int, str]:

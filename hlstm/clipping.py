@@ -8,7 +8,6 @@ __all__ = ['NonFiniteGradientError', 'grad_norm', 'clip_grad_norm_']
 # %% ../chapters/11_clipping.ipynb #4811137f
 import math
 from collections.abc import Iterable
-from numbers import Real
 
 import torch
 from torch import Tensor
@@ -38,7 +37,7 @@ def grad_norm(parameters: Tensor | Iterable[Tensor]) -> Tensor:
     parameters = [parameters] if isinstance(parameters, Tensor) else parameters
     grads = [p.grad for p in parameters if p.grad is not None and p.grad.numel()]
     if not grads:
-        return torch.tensor(0.0)
+        return torch.tensor(0.0, device="cpu")
     total = _norm_of_norms(grads)
     if not torch.isfinite(total) and all(torch.isfinite(g).all() for g in grads):
         largest = max(g.abs().max().to(total.device) for g in grads)
@@ -92,8 +91,7 @@ def clip_grad_norm_(
     NonFiniteGradientError
         If ‖g‖ is NaN or infinite. No gradient is changed.
     """
-    if not (isinstance(max_norm, Real) and max_norm == math.inf):
-        max_norm = as_number("max_norm", max_norm, above=0)
+    max_norm = as_number("max_norm", max_norm, above=0, most=math.inf)
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     total = grad_norm(parameters)
     if not torch.isfinite(total):

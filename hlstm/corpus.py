@@ -475,6 +475,8 @@ def _tensor(name: str, ids: object) -> Tensor:
         native = ids.dtype.newbyteorder("=")
         found = torch.from_numpy(np.require(ids, native, ["C", "W"]))
     elif isinstance(ids, Tensor):
+        if ids.is_meta or ids.layout != torch.strided:
+            raise InvalidTypeError(f"{wanted}, and got {ids.layout} on {ids.device}")
         found = ids
     else:
         items = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)

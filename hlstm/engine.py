@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .checks import HlstmError, InvalidIndexError, InvalidValueError  # appendix B
+from .checks import HlstmError, InvalidValueError, check_symbols  # appendix B
 from .gates import State
 from .kernel import ACCUMULATE_DTYPE, call, library, scratch, why_not
 from .layer import Layer, reference_layer, unroll
@@ -233,13 +233,6 @@ def widen(x: Tensor, wide: int) -> Tensor:
     """Give each of the four blocks of (…, 4H) zeros up to a length of `wide`."""
     H = x.shape[-1] // 4
     return F.pad(x.unflatten(-1, (4, H)), (0, wide - H)).flatten(-2) if wide > H else x
-
-
-def check_symbols(ids: Tensor, V: int) -> None:
-    """Refuse ids outside 0 … V − 1: compiled code would read outside the table."""
-    low, high = (int(k) for k in ids.aminmax())
-    if low < 0 or high >= V:
-        raise InvalidIndexError(f"ids run from {low} to {high}, outside 0 … {V - 1}")
 
 
 def fused_layer(

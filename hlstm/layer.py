@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .checks import InvalidIndexError, check_id_type  # appendix B
+from .checks import check_id_type, check_symbols  # appendix B
 from .gates import gate_activations, update_state
 
 # %% ../chapters/08_depth.ipynb #408513af
@@ -124,10 +124,8 @@ def pick_columns(ids: Tensor, weight_ih: Tensor, bias: Tensor | None) -> Tensor:
     try:
         return F.embedding(ids, table)
     except IndexError:
-        raise InvalidIndexError(
-            f"ids run from {int(ids.min())} to {int(ids.max())}, outside "
-            f"0 … {len(table) - 1}"
-        ) from None
+        check_symbols(ids, len(table))
+        raise
 
 # %% ../chapters/08_depth.ipynb #ddceaa27
 Layer = tuple[Tensor, Tensor, Tensor | None]  # weight_ih, weight_hh, sum of the biases

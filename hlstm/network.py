@@ -110,7 +110,30 @@ class DeepRNN(nn.Module):
         top_p: float | None = None,
         seed: int | None = None,
     ) -> str:
-        """Write on from `prompt`; see `hlstm.sampling.generate_text` (chapter 13)."""
+        """Write on from a prompt: `hlstm.sampling.generate_text`; equation (13.3).
+
+        Parameters
+        ----------
+        prompt
+            At least one character of the vocabulary; None starts as after a line end.
+        length
+            Number of characters to write.
+        temperature, top_k, top_p
+            τ, 0 or larger; of how many likeliest symbols, and of which share, one is drawn.
+        seed
+            The same seed gives the same text on the same machine; None draws a new one.
+
+        Returns
+        -------
+        str
+            The prompt and `length` characters.
+
+        Raises
+        ------
+        InvalidTypeError, InvalidValueError
+            If an argument has a wrong type; if it is out of range, or the prompt is empty
+            or has an unknown character.
+        """
         return write_text(self, prompt, length, temperature, top_k, top_p, seed)
 
     def writer(self, state: State) -> Writer | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .checkpoint import build_network
 from .checks import InvalidValueError  # appendix B
-from .files import CheckpointError, load_tensors, save_tensors
+from .files import load_tensors, naming, save_tensors
 from .network import PRECISIONS, DeepRNN
 
 # %% ../chapters/17_quantise.ipynb #54e3dc86
@@ -177,7 +177,5 @@ def load_int8(path: str | os.PathLike[str]) -> DeepRNN:
         If the file is not such a network, or is damaged.
     """
     tensors, description = load_tensors(path)
-    try:
+    with naming(path):
         return rebuild(tensors, description).eval()
-    except ValueError as error:
-        raise CheckpointError(f"{path} {str(error)[:500]}") from error

@@ -90,7 +90,8 @@ def run_tensors(run: Run) -> dict[str, Tensor]:
     if state is not None:
         tensors |= {"state.h": state[0], "state.c": state[1]}
     for name in SERIES:
-        values = torch.tensor(getattr(run.history, name), dtype=torch.float64)
+        series = getattr(run.history, name)
+        values = torch.tensor(series, dtype=torch.float64, device="cpu")
         tensors[f"history.{name}"] = values
     tensors["rng.cpu"] = torch.get_rng_state()
     if run.device.type == "cuda":

@@ -110,6 +110,12 @@ class LSTM(TorchNames, nn.Module):
     dropout, device, dtype, engine
         Drop probability between layers; where and how parameters are kept; who computes.
 
+    Attributes
+    ----------
+    weight_ih_lk, weight_hh_lk, bias_ih_lk, bias_hh_lk
+        Of layer k, from 0: (4H, I), above the lowest (4H, H); (4H, H); (4H,); (4H,); in
+        blocks i, f, g, o of H rows.
+
     Raises
     ------
     ValueError, TypeError, NotImplementedError

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checks import InvalidTypeError, InvalidValueError  # appendix B
 from .clipping import NonFiniteGradientError
@@ -352,6 +352,11 @@ class Trainer:
     progress
         Whether to show a progress bar.
 
+    Raises
+    ------
+    InvalidTypeError
+        If `net` is no module, or `config` no `TrainConfig`.
+
     Attributes
     ----------
     history : History
@@ -367,6 +372,8 @@ class Trainer:
     def __init__(
         self, net: DeepRNN, config: TrainConfig | None = None, progress: bool = True
     ) -> None:
+        if not isinstance(net, nn.Module):
+            raise InvalidTypeError(f"net is a DeepRNN, and got a {type(net).__name__}")
         if not isinstance(config, TrainConfig | None):
             raise InvalidTypeError(
                 f"config is a TrainConfig, and got a {type(config).__name__}; "
@@ -422,17 +429,29 @@ class Trainer:
         val_ids: Any = None,
         folder: str | os.PathLike[str] | None = None,
     ) -> History:
-        """Train for `config.steps` steps on the (N,) integers `train_ids`.
+        """Train for `config.steps` steps.
 
-        The (M,) integers `val_ids`, where given, are only evaluated. With a folder,
-        checkpoints go there on the way; see `keeping`. A trainer that comes
-        from `resume` does the steps that are left; a further call runs all once more.
+        A trainer that comes from `resume` does the steps that are left; a further call
+        runs all once more.
+
+        Parameters
+        ----------
+        train_ids, val_ids
+            (N,) integers to learn from, and (M,) that are only evaluated, or None; in
+            whatever holds them, see `hlstm.corpus.as_ids`.
+        folder
+            Where checkpoints go on the way; see `keeping`. None saves nothing.
+
+        Returns
+        -------
+        History
+            What was measured.
 
         Raises
         ------
         InvalidTypeError, InvalidValueError, InvalidIndexError
-            If a text cannot be used (see `hlstm.corpus.as_ids`), is too short for the
-            batch, or is not that of the resumed run; if the network cannot learn.
+            If a text cannot be used, is too short for the batch, or is not that of the
+            resumed run; if the network cannot learn.
         TrainingError, NonFiniteGradientError
             If loss or gradient is not finite. Weights are those before the step named.
         TrainingInterrupted

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
-from numbers import Real
 from typing import Any, Self
 
 import torch
@@ -82,10 +81,8 @@ class TrainConfig:
             "seed": as_integer("seed", self.seed),
             "learning_rate": as_number("learning_rate", self.learning_rate, above=0),
             "weight_decay": as_number("weight_decay", self.weight_decay, 0),
-            "max_norm": math.inf,
+            "max_norm": as_number("max_norm", self.max_norm, above=0, most=math.inf),
         }
-        if not (isinstance(self.max_norm, Real) and self.max_norm == math.inf):
-            values["max_norm"] = as_number("max_norm", self.max_norm, above=0)
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -96,6 +93,8 @@ class TrainConfig:
         Names that are left out take their defaults. A name that is no hyperparameter
         raises InvalidValueError with the nearest one.
         """
+        if not isinstance(mapping, Mapping):
+            raise InvalidTypeError(f"hyperparameters are a dict, and got {mapping!r}")
         known = [each.name for each in fields(cls)]
         for name in mapping:
             if name not in known:
@@ -190,14 +189,17 @@ def evaluate(
     Raises
     ------
     InvalidTypeError, InvalidValueError, InvalidIndexError
-        If `ids` is no text of integers; is too short; holds what is in no vocabulary.
+        If `ids` is no text of integers, or `net` no module; if the text is too short;
+        if it holds what is in no vocabulary.
     """
     B = as_integer("batch_size", batch_size, 1)
-    text = take_text("ids", ids, net, B)
     state, total, count = None, 0.0, 0
     with evaluating(net):
+        text = take_text("ids", ids, net, B)
         for inputs, targets in windows(text, B, sequence_length):
             logits, state = net(inputs, state)
+            # A sum in half precision would keep three digits, or overflow.
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = F.cross_entropy(logits.mT, targets, reduction="sum")
             total, count = total + loss.item(), count + targets.numel()
     return total / count

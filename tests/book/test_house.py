@@ -265,6 +265,17 @@ def test_equations_are_numbered_without_gaps(
         assert once == [f"{label}.{k}" for k in range(1, len(once) + 1)], stem
 
 
+def test_equations_are_named_in_brackets(tracked: list[str]) -> None:
+    """Without them a number is not seen when equations are numbered anew."""
+    bare = re.compile(r"\b[Ee]quations?\s+[A-Z\d]+\.\d")
+    found = {
+        path: bare.findall((ROOT / path).read_text("utf-8"))
+        for path in tracked
+        if path.endswith((".ipynb", ".md", ".py", ".hpp"))
+    }
+    assert not {path: places for path, places in found.items() if places}
+
+
 def test_part_one_has_no_plumbing(notebooks: dict[str, NotebookNode]) -> None:
     """Byte-order marks, guards and locks are exported from elsewhere."""
     for stem in parts()[0]:

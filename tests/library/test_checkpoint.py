@@ -754,6 +754,13 @@ def old(tmp_path: Path) -> Iterator[Path]:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("nothing", ["abc", ["a"], 5])
+def test_what_is_no_vocabulary_is_refused(nothing: Any, tmp_path: Path) -> None:
+    hlstm.DeepRNN(hlstm.Vocabulary("abc"), 3).save(tmp_path / "model")
+    with pytest.raises(InvalidTypeError, match="^vocab is a Vocabulary or None"):
+        hlstm.load_model(tmp_path / "model", vocab=nothing)
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 @pytest.mark.parametrize("failure", [OSError(28, "No space left"), KeyboardInterrupt()])
 def test_a_failed_save_leaves_the_old_file(

@@ -1,5 +1,6 @@
 """Refusals: one rule for integers and numbers, one family of errors, messages of a line."""
 
+import math
 import operator
 from collections.abc import Callable
 from decimal import Decimal
@@ -144,6 +145,16 @@ def test_an_integer_passes_where_it_lies_in_the_range(
     else:
         with pytest.raises(InvalidValueError):
             checks.as_integer("n", value, least, most)
+
+
+def test_infinity_is_a_number_where_the_range_ends_there() -> None:
+    for infinity in (math.inf, np.float32("inf"), torch.tensor(math.inf)):
+        assert checks.as_number("x", infinity, above=0, most=math.inf) == math.inf
+        with pytest.raises(InvalidValueError, match="x is a number above 0, and got"):
+            checks.as_number("x", infinity, above=0)
+    for bad in (-math.inf, math.nan, 10**400):
+        with pytest.raises(InvalidValueError, match="x is a number above 0, and got"):
+            checks.as_number("x", bad, above=0, most=math.inf)
 
 
 @given(st.floats() | st.fractions() | st.integers())

@@ -206,6 +206,12 @@ def test_wrong_usage_is_2(line: str, message: str, said: Said) -> None:
         ("train latin.txt --out run", "bad byte 0xe9 at offset 1"),
         ("train text.txt --out run --device warp", "no device 'warp'"),
         ("train text.txt --out run --batch-size 100", "172 characters are held out"),
+        ("train text.txt --out run --val-fraction 1e-320", "1 characters are held out"),
+        ("train text.txt --out run --hidden-size 999999", "--hidden-size 999999 and"),
+        (
+            "evaluate shakespeare text.txt --batch-size 999",
+            "or a --batch-size up to 860",
+        ),
         (
             "train text.txt --out run --batch-size 999 --val-fraction 0",
             "1720 characters are to learn from",
@@ -220,6 +226,9 @@ def test_wrong_usage_is_2(line: str, message: str, said: Said) -> None:
         ("evaluate shakespeare short.txt", "4 characters cannot fill 32 streams"),
         ("info nothing.safetensors", "nothing.safetensors"),
         ("info .", "no checkpoint"),
+        ("sample .", "hlstm train begins one"),
+        ("sample . --best", "leave --best out"),
+        ("sample int8.safetensors", "only Python reads it"),
     ],
 )
 @pytest.mark.parametrize("json_too", ["", " --json"])
@@ -230,8 +239,10 @@ def test_what_cannot_be_done_is_1(
     Path("latin.txt").write_bytes(b"h\xe9 is\n")
     Path("micro.txt").write_text("5 µm\n" * 30)
     Path("short.txt").write_text("To b")
+    hlstm.save_int8(hlstm.DeepRNN(hlstm.Vocabulary("ab"), 2), "int8.safetensors")
     assert run(line + json_too) == 1
     out, err = said()
+    assert "Trainer" not in err and "load_run" not in err and "load_corpus" not in err
     assert not out and message in err and not Path("run").exists()
     assert err.startswith("hlstm: ") and err.count("\n") == 1
 
@@ -569,6 +580,31 @@ def test_json_is_json_and_ends_with_the_error(said: Said) -> None:
     assert told[-1]["message"] in err
 
 
+@pytest.mark.parametrize(("error", "code"), [(MemoryError(), 1), (KeyError("x"), 70)])
+def test_an_error_of_any_kind_is_an_event(
+    error: Exception, code: int, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(hlstm.Trainer, "fit", fault)
+    assert train() == code
+    assert [event["event"] for event in events(said()[0])] == ["start", "error"]
+
+
+@pytest.mark.parametrize("seed", [10**30, -(10**30), 2**64, -1])
+def test_a_seed_is_any_integer(seed: int, said: Said) -> None:
+    assert train("--seed", str(seed), "--steps", "1") == 0
+    assert run_info("run")["config"]["seed"] == seed
+
+
+def test_a_checkpoint_in_place_of_its_folder_is_named(said: Said) -> None:
+    assert train() == 0
+    said()
+    assert run("sample run/step-00000030.safetensors") == 1
+    assert "a checkpoint of a run: name the folder that it is in" in said()[1]
+
+
 def test_a_loss_beyond_exp_is_measured(
     said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -622,6 +658,16 @@ def test_a_moved_text_is_named_and_remembered(place: Path, said: Said) -> None:
     assert [text["file"] for text in known] == [str(place / "moved.txt")]
 
 
+@posix
+def test_a_linked_text_is_known_by_its_file(place: Path, said: Said) -> None:
+    Path("link.txt").symlink_to("text.txt")
+    assert run("train link.txt --out run", *SMALL, *SCHEDULE) == 0
+    Path("link.txt").unlink()
+    assert run("train --resume --out run") == 0
+    (text,) = cli.recall(Path("run"))["corpus"]
+    assert text["file"] == str(place / "text.txt")
+
+
 def test_a_changed_text_is_refused(said: Said) -> None:
     assert train() == 0
     with Path("text.txt").open("a") as file:
@@ -640,6 +686,9 @@ def test_a_changed_text_is_refused(said: Said) -> None:
         '{"val_fraction": "x", "corpus": []}',
         '{"val_fraction": 0.1, "corpus": [{"file": "text.txt"}]}',
         '{"val_fraction": 0.1, "corpus": 3}',
+        '{"val_fraction": NaN, "corpus": []}',
+        '{"val_fraction": 5, "corpus": []}',
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_record_is_refused(record: str, said: Said) -> None:
@@ -884,6 +933,20 @@ def test_a_stopped_process_goes_on_to_the_same_end(name: str, said: Said) -> Non
     assert run("train --resume --out run --json") == 0
     out, err = said()
     assert 30 <= events(out)[0]["step"] < 150 and not err
+    assert cli.main(["train", "--out", "whole", *words]) == 0
+    assert same(weights("run"), weights("whole"))
+
+
+@posix
+def test_a_paused_process_goes_on_to_the_same_end(said: Said) -> None:
+    words = ["text.txt", "--json", *SMALL, *SCHEDULE, "--steps", "150"]
+    with start("train", "--out", "run", *words) as process:
+        read_until(process, 40)
+        process.send_signal(signal.SIGSTOP)
+        process.send_signal(signal.SIGCONT)
+        out, err = process.communicate()
+    assert process.returncode == 0 and not err
+    assert events(out)[-1] == {"event": "end", "run": "run", "step": 150}
     assert cli.main(["train", "--out", "whole", *words]) == 0
     assert same(weights("run"), weights("whole"))
 

@@ -569,7 +569,7 @@ def compiled_chances(
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_compiled_code_keeps_what_chapter_10_keeps(dtype: torch.dtype) -> None:
+def test_compiled_code_keeps_what_the_readable_code_keeps(dtype: torch.dtype) -> None:
     """Every symbol, whatever the bounds; in bfloat16 the logits are float32."""
     z = torch.cat([torch.randn(20, 30) * 4, torch.randint(-3, 3, (20, 30)).float()])
     z[::7, ::3], z[5] = -math.inf, 1.0
@@ -600,7 +600,7 @@ def test_chances_of_what_is_not_finite(bad: float) -> None:
     top_p=st.sampled_from(TOP_PS),
     u=st.floats(0, 1, exclude_max=True),
 )
-def test_compiled_draws_are_those_of_chapter_10(
+def test_compiled_draws_are_those_of_the_readable_code(
     z: list[float], temperature: float, k: int | None, top_p: float | None, u: float
 ) -> None:
     z = [value + 1e-3 * place for place, value in enumerate(z)]

@@ -522,6 +522,21 @@ def test_a_device_that_is_not_there_is_told(tmp_path: Path, device: str) -> None
         hlstm.Trainer.resume(tmp_path, device=device)
 
 
+def test_the_default_device_does_not_matter(tmp_path: Path) -> None:
+    trainer().fit(*texts(), folder=tmp_path / "whole")
+    subject, given = trainer(), texts()
+    torch.set_default_device("meta")
+    try:
+        with pytest.raises(TrainingInterrupted):
+            at_step(subject, 7, interrupt()).fit(*given, folder=tmp_path / "run")
+        resumed = hlstm.Trainer.resume(tmp_path / "run", progress=False)
+        resumed.fit(*given, folder=tmp_path / "run")
+        assert runs.run_info(tmp_path / "run")["step"] == STEPS
+    finally:
+        torch.set_default_device(None)
+    assert_same(newest(tmp_path / "run"), newest(tmp_path / "whole"))
+
+
 def test_the_checksum_takes_what_a_text_may_be_in() -> None:
     ids: Tensor = texts()[0]
     for value in (ids.tolist(), ids.numpy().astype(np.uint8), ids.int()):

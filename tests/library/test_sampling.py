@@ -1,7 +1,10 @@
 """What chapter 13 leaves out: every bad argument, extreme logits, and traces that are not left."""
 
+import copy
 import gc
+import io
 import math
+import pickle
 import random
 import tracemalloc
 from collections import deque
@@ -531,6 +534,91 @@ def test_a_text_is_written_with_the_weights_of_its_first_character(change: str) 
             parameter.neg_()
     assert "ab" + text + "".join(stream) == whole
     assert net.generate_text("ab", 60, seed=3) != whole, "the next text sees the change"
+
+
+def sized(net: hlstm.DeepRNN) -> Tensor:
+    """The recurrent weights of the lower layer, as they are."""
+    return net.lstm.get_parameter("weight_hh_l0")
+
+
+def through_numpy(net: hlstm.DeepRNN) -> None:
+    array = sized(net).detach().numpy()
+    array *= -5
+
+
+def by_optimizer(net: hlstm.DeepRNN) -> None:
+    sized(net).grad = 9 * torch.sign(sized(net).detach())
+    torch.optim.SGD([sized(net)], 1.0).step()
+
+
+def by_storage(net: hlstm.DeepRNN) -> None:
+    other = -5 * sized(net).detach()
+    storage, size = other.untyped_storage(), sized(net).shape
+    with torch.no_grad():
+        sized(net).set_(storage, 0, size, other.stride())
+
+
+def by_assignment(net: hlstm.DeepRNN) -> None:
+    state = {name: -5 * weight for name, weight in net.state_dict().items()}
+    net.load_state_dict(state, assign=True)
+
+
+WAYS: dict[str, Callable[[hlstm.DeepRNN], Any]] = {
+    "in place": lambda net: sized(net).detach().mul_(-5),
+    "data": lambda net: setattr(sized(net), "data", -5 * sized(net).data),
+    "in place of data": lambda net: sized(net).data.mul_(-5),
+    "set_": by_storage,
+    "NumPy": through_numpy,
+    "an optimizer": by_optimizer,
+    "a state": lambda net: net.load_state_dict(
+        {name: -5 * weight for name, weight in net.state_dict().items()}
+    ),
+    "an assigned state": by_assignment,
+    "a new parameter": lambda net: setattr(
+        net.lstm, "weight_hh_l0", torch.nn.Parameter(-5 * sized(net).detach())
+    ),
+    "a new module": lambda net: setattr(net, "head", torch.nn.Linear(8, V)),
+    "a swap": lambda net: torch.utils.swap_tensors(
+        net.lstm.weight_hh_l0, torch.nn.Parameter(-5 * sized(net).detach())
+    ),
+    "another precision": lambda net: sized(net.double()).data.mul_(-5),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_change_of_weights_is_in_the_next_text(way: str) -> None:
+    net = network()
+    before = net.generate_text("ab", 60, seed=3)
+    WAYS[way](net)
+    after = net.generate_text("ab", 60, seed=3)
+    assert before != after == plainly(net, "ab", 60, seed=3)
+
+
+COPIES: dict[str, Callable[[hlstm.DeepRNN], hlstm.DeepRNN]] = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda net: pickle.loads(pickle.dumps(net)),
+}
+
+
+def saved_whole(net: hlstm.DeepRNN) -> hlstm.DeepRNN:
+    file = io.BytesIO()
+    torch.save(net, file)
+    again: hlstm.DeepRNN = torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+    return again
+
+
+@pytest.mark.parametrize(
+    "again", [*COPIES.values(), saved_whole], ids=[*COPIES, "torch.save"]
+)
+def test_a_copy_writes_the_same(
+    again: Callable[[hlstm.DeepRNN], hlstm.DeepRNN],
+) -> None:
+    net = network()
+    text = net.generate_text("ab", 60, seed=3)
+    copied = again(net)
+    through_numpy(net)
+    assert copied.generate_text("ab", 60, seed=3) == text
+    assert net.generate_text("ab", 60, seed=3) != text, "and shares nothing"
 
 
 def test_the_first_character_is_asked_for_after_the_call() -> None:

@@ -149,6 +149,20 @@ def test_any_mapping_gives_a_configuration_or_a_name(mapping: dict[str, Any]) ->
         assert any(name in str(error) or repr(name) in str(error) for name in mapping)
 
 
+@pytest.mark.parametrize("nothing", [None, 5, "steps", [("steps", 1)]])
+def test_what_is_no_mapping_is_refused(nothing: Any) -> None:
+    with pytest.raises(InvalidTypeError, match="hyperparameters are a dict, and got"):
+        hlstm.TrainConfig.from_dict(nothing)
+
+
+@pytest.mark.parametrize("nothing", [None, "net", 5])
+def test_what_is_no_network_is_refused(nothing: Any) -> None:
+    with pytest.raises(InvalidTypeError, match="^net is a DeepRNN, and got a "):
+        hlstm.Trainer(nothing)
+    with pytest.raises(InvalidTypeError, match="^net is a torch.nn.Module, and got "):
+        hlstm.evaluate(nothing, IDS, 2)
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_misspelt_name_finds_its_field(name: str) -> None:
     for wrong in (
@@ -237,6 +251,12 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "no text": (object(), InvalidTypeError, "of type object"),
     "rows of several lengths": ([[1], [1, 2]], InvalidTypeError, "list of integers"),
     "one integer": (3, InvalidTypeError, "of type int"),
+    "no numbers": (
+        torch.zeros(40, dtype=torch.long, device="meta"),
+        InvalidTypeError,
+        "on meta",
+    ),
+    "sparse": (torch.zeros(40).long().to_sparse(), InvalidTypeError, "sparse_coo"),
     "a huge integer": ([2**70] * 40, InvalidIndexError, "outside 0"),
     "no dimension": (torch.tensor(3), InvalidValueError, "shape ()"),
     "two dimensions": (torch.zeros(2, 40).long(), InvalidValueError, "shape (2, 40)"),
@@ -289,6 +309,18 @@ def test_evaluation_takes_integers_of_numpy() -> None:
 
 
 # Training
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_loss_in_half_precision_is_summed_in_more(dtype: torch.dtype) -> None:
+    """Each character costs 16 nats, and 8,191 of them more than float16 can hold."""
+    net = small_net().to(dtype)
+    torch.nn.init.zeros_(net.head.weight)
+    with torch.no_grad():
+        net.head.bias.copy_(torch.tensor([16.0, 0, 0, 0, 0]))
+    ids = torch.tensor([1, 2, 3, 4] * 2048)
+    nats = hlstm.evaluate(net, ids, 1, sequence_length=len(ids))
+    assert math.isclose(nats, math.log(math.exp(16) + 4), rel_tol=1e-6)
 
 
 def test_the_function_and_the_trainer_are_one_run() -> None:
