@@ -49,8 +49,9 @@ test: check ## check everything that can be checked
 	@echo "building and testing the site, and testing the library"
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(apart) test-site test-library
 
+# A file stays with one process: most of its tests share what took long to make.
 test-site: $(built) ## test the built site, in a browser too
-	@$(python) -m pytest -m site
+	@$(python) -m pytest -m site -n 2 --dist loadfile
 
 test-library: $(installed) ## test what needs no site, and how much of the library is tested
 	@$(python) -m pytest -m "not site and not alone" --cov
