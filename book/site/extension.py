@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from docutils import nodes
 from myst_nb.core.execute import cache as cache_client
@@ -15,6 +16,7 @@ from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import SphinxError
 from sphinx.transforms import SphinxTransform
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 
 from book import ROOT, settings
@@ -72,7 +74,8 @@ class ExportedCells(SphinxTransform):
                     if target.endswith(".hpp"):
                         for block in cell.findall(nodes.literal_block):
                             block["language"] = "cpp"
-                    cell.insert(0, self.mark(target))
+                    # MyST-NB folds code that comes first; MarksFirst moves this up.
+                    cell.insert(1, self.mark(target))
 
     def mark(self, module: str) -> nodes.paragraph:
         """The line itself, with a link to the module's section of the API page."""
@@ -82,6 +85,20 @@ class ExportedCells(SphinxTransform):
         link = _reference("py", "mod", f"{PACKAGE}.{module}", self.env.docname)
         link += nodes.literal("", f"{PACKAGE}/{module}.py")
         return nodes.paragraph("", "exported to ", link, classes=["exported"])
+
+
+class MarksFirst(SphinxPostTransform):
+    """The line of an exported cell stands above its code, once that is folded."""
+
+    default_priority = 200
+
+    def run(self, **kwargs: Any) -> None:
+        """Move each line to the top of its cell."""
+        for mark in list(self.document.findall(nodes.paragraph)):
+            if "exported" in mark["classes"]:
+                cell = mark.parent
+                cell.remove(mark)
+                cell.insert(0, mark)
 
 
 class Equations(SphinxTransform):
@@ -286,8 +303,8 @@ def write_downloads(app: Sphinx, exception: Exception | None) -> None:
                 target.write_text(download(path.read_text("utf-8")), "utf-8")
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
-    """Connect the extension."""
+def setup(app: Sphinx) -> dict[str, int]:
+    """Connect the extension; pages are read anew when it changes."""
     app.connect("config-inited", configure)
     app.connect("builder-inited", execute_chapters)
     app.connect("source-read", write_api)
@@ -297,5 +314,10 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-page-context", open_the_tag, priority=900)
     app.connect("build-finished", write_downloads)
     app.add_transform(ExportedCells)
+    app.add_post_transform(MarksFirst)
     app.add_transform(Equations)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    return {
+        "env_version": crc32(Path(__file__).read_bytes()),
+        "parallel_read_safe": True,
+        "parallel_write_safe": True,
+    }

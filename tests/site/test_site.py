@@ -317,6 +317,23 @@ def test_exported_cells_are_marked(
             assert mark.a["href"].endswith(f"api.html#module-hlstm.{module}")
 
 
+def test_folded_cells_are_folded_and_their_line_stands_above(
+    pages: dict[str, BeautifulSoup], notebooks: dict[str, NotebookNode]
+) -> None:
+    for name, notebook in notebooks.items():
+        folded = [
+            code.strip()
+            for directives, code in (
+                split_directives(c.source) for c in code_cells(notebook)
+            )
+            if directives.get("code-fold") == "true" and "hide" not in directives
+        ]
+        page = pages[f"chapters/{name}.html"]
+        found = [pre.get_text().strip() for pre in page.select("details pre")]
+        assert all(code in found for code in folded), name
+        assert not page.select("details p.exported"), name
+
+
 def test_hidden_cells_are_hidden(
     pages: dict[str, BeautifulSoup], notebooks: dict[str, NotebookNode]
 ) -> None:
