@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 from book import ROOT
 from book.notebooks.exports import PACKAGE, headers, main, written
 from book.notebooks.reader import HEADER, code_cells, dependencies, download, read
-from book.site.extension import ExportedCells
+from book.site.extension import ExportedCells, MarksFirst
 from tests.conftest import posix
 
 BODY = (
@@ -99,6 +99,7 @@ def test_the_page_colours_a_header_and_says_where_it_goes() -> None:
     )
     document += cell
     ExportedCells(document).apply()
+    MarksFirst(document).run()
     assert code["language"] == "cpp"
     assert code.astext().startswith("%%writefile csrc/")
     assert cell[0].astext() == "exported to hlstm/csrc/a.hpp"
