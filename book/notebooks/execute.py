@@ -216,8 +216,8 @@ def execute(paths: list[Path], at_once: int = 2, root: Path = ROOT) -> list[Chap
         Those that were executed, each with its seconds and, where it failed, an error.
     """
     cache = get_cache(str(root / "_build" / ".jupyter_cache"))
-    todo = list(lacking(paths, cache, root))
-    if not todo:
+    missing = list(lacking(paths, cache, root))
+    if not missing:
         return []
     home = root / "_build" / "home"
     home.mkdir(parents=True, exist_ok=True)
@@ -226,7 +226,7 @@ def execute(paths: list[Path], at_once: int = 2, root: Path = ROOT) -> list[Chap
     with ThreadPoolExecutor(at_once) as pool:
         try:
             for alone in (False, True):
-                group = [chapter for chapter in todo if chapter.alone == alone]
+                group = [chapter for chapter in missing if chapter.alone == alone]
                 waves = [[chapter] for chapter in group] if alone else [group]
                 for wave in waves:
                     jobs = {pool.submit(kitchen.execute, chapter) for chapter in wave}
