@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import InvalidTypeError, InvalidValueError  # appendix B
-from .engine import ENGINES  # chapter 18
+from .engine import ENGINES  # chapter 19
 from .files import load_tensors, naming  # built below
 from .network import PRECISIONS, DeepRNN
 from .stack import LSTM

@@ -22,7 +22,7 @@ from hlstm.checks import (  # appendix B
     check_memory,
 )
 from .dropout import InvertedDropout  # chapter 10
-from .engine import Writer, can_write, check_engine  # chapter 18
+from .engine import Writer, can_write, check_engine  # chapter 19
 from .files import save_tensors  # chapter 15
 from .gates import State
 from .layer import layer_shapes

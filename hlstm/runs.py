@@ -31,7 +31,7 @@ from .checkpoint import build_network, load_model
 from .checks import HlstmError, InvalidValueError  # appendix B
 from .corpus import as_ids  # appendix A
 from .files import CheckpointError, load_tensors
-from .kernel import library  # chapter 18
+from .kernel import library  # chapter 19
 from .network import DeepRNN
 from hlstm.training import (
     History,

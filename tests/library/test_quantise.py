@@ -1,4 +1,4 @@
-"""Weights of one byte, beyond the cases that chapter 17 prints."""
+"""Weights of one byte, beyond the cases that chapter 18 prints."""
 
 import errno
 import hashlib
