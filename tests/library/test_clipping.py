@@ -139,6 +139,7 @@ def test_in_silence_clipping_is_that_of_pytorch(
     bad: float, norm_type: float, foreach: bool | None
 ) -> None:
     """Also where a square overflows: then all becomes zero, there and here."""
+    gradients: tuple[list[float] | None, ...]
     gradients = [1.0, -2.0], None, [], [bad, 3e38 if bad == 3e38 else 3.0]
     ours, theirs = parameters(*gradients), parameters(*gradients)
     arguments = 0.7, norm_type, False, foreach
