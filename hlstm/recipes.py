@@ -34,7 +34,7 @@ def read_measured() -> dict[str, Any]:
 def training_config(hidden_size: int, steps: int) -> TrainConfig:
     """Return how the measured networks were trained: the rate falls with the size."""
     return TrainConfig(
-        batch_size=32,
+        batch_size=16,
         sequence_length=64,
         steps=steps,
         learning_rate=min(1.5e-2, 1.6 / hidden_size),
