@@ -88,7 +88,9 @@ class DeepRNN(nn.Module):
         V, H = len(vocab), as_integer("hidden_size", hidden_size, 1)
         L = as_integer("num_layers", num_layers, 1)
         p = as_number("dropout", dropout, 0, 1)
-        last = p if dropout_head is None else dropout_head
+        last = p
+        if dropout_head is not None:
+            last = as_number("dropout_head", dropout_head, 0, 1)
         self.vocab, self.tied = vocab, as_switch("tied", tied)
         check_memory(V, H, L, tied)
         self.lstm = LSTM(
@@ -101,7 +103,6 @@ class DeepRNN(nn.Module):
             weight_drop=weight_drop,
             locked=locked,
         )
-        last = as_number("dropout_head", last, 0, 1)
         self.dropout = InvertedDropout(last, shared_dim=1 if locked else None)
         self.head = nn.Linear(H, V)
         set_forget_bias_(self.lstm, as_number("forget_bias", forget_bias))
@@ -133,6 +134,7 @@ class DeepRNN(nn.Module):
         output, state = self.lstm(ids, state, **rows)
         return self.head(self.dropout(output)), state
 
+    # Functions of chapter 13 that take a network first.
     generate_text = sampling.generate_text
     stream_text = sampling.stream_text
     score = sampling.score_text
@@ -168,8 +170,10 @@ class DeepRNN(nn.Module):
         Returns
         -------
         dict
-            Sizes, biases, dropout, engine and vocabulary. `hlstm.checkpoint.build_network`
-            builds the network again, of this and of `state_dict()`.
+            Sizes, biases, what is dropped (`dropout` before the head, `dropout_between`
+            two layers), whether the head is tied, engine and vocabulary.
+            `hlstm.checkpoint.build_network` builds the network again, of this and of
+            `state_dict()`.
 
         Raises
         ------
@@ -187,9 +191,11 @@ class DeepRNN(nn.Module):
             "dropout": as_number("net.dropout.p", self.dropout.p, 0, 1),
             "shared_dim": None if shared is None else as_integer("shared_dim", shared),
             "dropout_between": as_number("net.lstm.dropout", self.lstm.dropout, 0, 1),
-            "weight_drop": as_number("weight_drop", self.lstm.weight_drop, 0, 1),
-            "locked": as_switch("locked", self.lstm.locked),
-            "tied": as_switch("tied", self.tied),
+            "weight_drop": as_number(
+                "net.lstm.weight_drop", self.lstm.weight_drop, 0, 1
+            ),
+            "locked": as_switch("net.lstm.locked", self.lstm.locked),
+            "tied": as_switch("net.tied", self.tied),
             "engine": check_engine(self.lstm.engine),
             "vocabulary": list(self.vocab.symbols),
         }
