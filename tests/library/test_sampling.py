@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,11 @@ from hlstm.sampling import (
     entropy,
     generate_ids,
     generate_text,
+    keep_min_p,
     keep_top_k,
     keep_top_p,
     next_distribution,
+    score_text,
     stream_text,
 )
 
@@ -152,7 +155,7 @@ def test_any_kind_of_integer_counts(kind: Any, engine: str) -> None:
     )
     half = {"temperature": Fraction(1, 2), "top_p": Fraction(1, 2), "seed": 0}
     text = generate_text(net, "a", 9, temperature=0.5, top_p=0.5, seed=0)
-    assert generate_text(net, "a", 9, **half) == text  # type: ignore[arg-type]
+    assert generate_text(net, "a", 9, **half) == text  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("seed", [0, 2**63, 2**64 - 1, -1, -(2**63)])
@@ -351,12 +354,18 @@ def test_bad_prompts_are_named() -> None:
         with pytest.raises(ValueError, match=message):
             stream_text(net, prompt)
     no_text: Any
-    for no_text in (b"ab", ["a", "b"], 7, 1.5, True, torch.zeros(1, 1), net):
+    for no_text in (b"ab", 7, 1.5, True, torch.zeros(1, 1), net):
         kind = type(no_text).__name__
-        with pytest.raises(InvalidTypeError, match=f"the prompt is a str .*, a {kind}"):
-            net.generate_text(no_text)
+        for write in (net.generate_text, partial(score_text, net, "a")):
+            with pytest.raises(
+                InvalidTypeError, match=f"the prompt is a str .*, a {kind}"
+            ):
+                write(no_text)
         with pytest.raises(InvalidTypeError, match="the prompt is a str"):
             stream_text(net, no_text)
+    no_text = ["a", "b"]
+    with pytest.raises(InvalidTypeError, match="the prompt is a str .*, a list"):
+        stream_text(net, no_text)
 
 
 def test_bad_ids_are_named() -> None:
