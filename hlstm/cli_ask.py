@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../chapters/21_command_line.ipynb #c1838017
+# %% ../chapters/21_command_line.ipynb #fe97a3b4
 import math
 import re
 import shlex
@@ -263,7 +263,7 @@ def encode(net: DeepRNN, text: str, drop_unknown: bool) -> Tensor:
             f"{error.what}. --drop-unknown leaves them out"
         ) from None
 
-# %% ../chapters/21_command_line.ipynb #b8aceef7
+# %% ../chapters/21_command_line.ipynb #982c94fc
 def protocol_of(words: str) -> dict[str, Any]:
     """Return the arguments of `evaluate` for a protocol, or refuse its name."""
     name, _, number = words.partition(":")
@@ -367,7 +367,7 @@ def propose(options: Suggest) -> None:
     results |= {k: v for k, v in asdict(found).items() if k not in ("network", "config")}
     show(results | {"command": shlex.join(words)}, options.json)
 
-# %% ../chapters/21_command_line.ipynb #47c0c457
+# %% ../chapters/21_command_line.ipynb #ca817716
 Force = Annotated[
     bool,
     FlagCreatePairsOff,
@@ -447,7 +447,7 @@ class Decompress(Common):
 
 @dataclass(kw_only=True)
 class Quantise(Common):
-    """Write a network with one byte for a weight, to a file that all commands read.
+    """Write a network with one byte for a weight, for all commands to read.
 
       hlstm quantise runs/mine small.safetensors --best
 
@@ -459,7 +459,7 @@ class Quantise(Common):
     best: Best = False
     force: Force = False
 
-# %% ../chapters/21_command_line.ipynb #b21a3bfd
+# %% ../chapters/21_command_line.ipynb #9ca51b54
 def press(options: Compress) -> None:
     """Write a text in few bytes."""
     target, as_json = options.target, options.json

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../chapters/21_command_line.ipynb #f34504ef
+# %% ../chapters/21_command_line.ipynb #74e64489
 import hashlib
 import json
 import shlex

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../chapters/21_command_line.ipynb #7258d243
+# %% ../chapters/21_command_line.ipynb #b8e88551
 import math
 import shlex
 import signal
@@ -213,7 +213,7 @@ class Train(Common):
             )
         return "\n".join(lines)
 
-# %% ../chapters/21_command_line.ipynb #8ae6cafa
+# %% ../chapters/21_command_line.ipynb #5c73c039
 def refuse_name(out: str) -> None:
     """Refuse a folder for a run that would not be found again under its name."""
     if not out:
@@ -295,7 +295,6 @@ def of_run(options: Train) -> Train:
         held_out = files.pop() if own.pop("val_file") else None
         then = Train(
             out=options.run,
-            resume=True,
             files=tuple(files),
             val_file=held_out,
             sizes=Sizes(**own.pop("network")),
@@ -338,7 +337,7 @@ def refuse_sizes(now: Train, then: Train) -> None:
                 f"network {has}: leave it out"
             )
 
-# %% ../chapters/21_command_line.ipynb #e5d06fb5
+# %% ../chapters/21_command_line.ipynb #ff77e389
 def begin(options: Train, callbacks: Sequence[object]) -> tuple[Trainer, list[str]]:
     """Return a trainer with a new network, and the texts to learn from."""
     refuse_run(Path(options.run))
@@ -448,7 +447,7 @@ def finish(options: Train, trainer: Trainer) -> None:
             early = f" --patience {options.patience + 1}"
         tqdm.write(f"go on with: {way_on(options, early)}")
 
-# %% ../chapters/21_command_line.ipynb #c9c46320
+# %% ../chapters/21_command_line.ipynb #93eba83d
 class Teller:
     """A callback that tells of a run, and ends it when the command has had its time."""
 

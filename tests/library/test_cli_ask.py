@@ -14,6 +14,7 @@ import pytest
 
 import hlstm
 from hlstm import cli, cli_ask
+from hlstm.sampling import generate_text
 from tests.conftest import posix
 from tests.library.shell import (
     LINE,
@@ -55,12 +56,12 @@ def test_sample_writes_what_the_library_writes(said: Said) -> None:
     assert run(line, "--top-k", "20", "--top-p", "0.9", "--min-p", "0.01") == 0
     net = hlstm.load_pretrained("shakespeare")
     how = {"top_k": 20, "top_p": 0.9, "min_p": 0.01}
-    expected = net.generate_text("ROMEO:", 40, 0.6, seed=3, **how)
+    expected = generate_text(net, "ROMEO:", 40, 0.6, seed=3, **how)
     assert said() == (expected + "\n", "")
     assert run(line + " --json") == 0
     found = json.loads(said()[0])
-    assert found["prompt"] + found["texts"][0] == net.generate_text(
-        "ROMEO:", 40, 0.6, seed=3
+    assert found["prompt"] + found["texts"][0] == generate_text(
+        net, "ROMEO:", 40, 0.6, seed=3
     )
     assert (found["temperature"], found["seed"], found["top_k"]) == (0.6, 3, None)
 
@@ -69,7 +70,7 @@ def test_several_samples_are_told_apart(said: Said) -> None:
     line = "sample shakespeare --prompt To --length 20 --seed 3 --num-samples 2"
     net = hlstm.load_pretrained("shakespeare")
     how = {"length": 20, "seed": 3, "num_samples": 2}
-    first, second = net.generate_text("To", **how)
+    first, second = generate_text(net, "To", **how)
     assert first != second and first.startswith("To")
     assert run(line) == 0
     assert said()[0] == f"--- 1 of 2\n{first}\n--- 2 of 2\n{second}\n"
@@ -117,9 +118,9 @@ def test_sample_takes_a_run_its_best_and_a_file(said: Said) -> None:
     for source in ("run", "run --best", "model.safetensors"):
         assert run(f"sample {source} --seed 0 --prompt To --length 60") == 0
         written.append(said()[0])
-    newest = hlstm.load_run("run").generate_text("To", 60, seed=0) + "\n"
+    newest = generate_text(hlstm.load_run("run"), "To", 60, seed=0) + "\n"
     assert written == [newest, written[2], written[2]]
-    assert written[2] == best.generate_text("To", 60, seed=0) + "\n"
+    assert written[2] == generate_text(best, "To", 60, seed=0) + "\n"
 
 
 def test_each_character_is_flushed_before_the_next(
@@ -335,7 +336,7 @@ def test_a_network_of_one_byte_a_weight_is_read_by_all(
     net = hlstm.load_int8("small.safetensors")
     said()
     assert run("sample small.safetensors --prompt To --length 9 --seed 0") == 0
-    assert said()[0] == net.generate_text("To", 9, seed=0) + "\n"
+    assert said()[0] == generate_text(net, "To", 9, seed=0) + "\n"
     assert run("evaluate small.safetensors text.txt --json") == 0
     ids = net.vocab.encode(LINE * 40)
     assert math.isclose(json.loads(said()[0])["nats"], hlstm.evaluate(net, ids))

@@ -21,6 +21,7 @@ import torch
 import hlstm
 from hlstm import cli, cli_texts, cli_train
 from hlstm.runs import run_info
+from hlstm.sampling import generate_text
 from hlstm.training import measure_speed, pick_precision
 from tests.conftest import posix
 from tests.library.shell import (
@@ -164,10 +165,10 @@ def test_samples_are_read_while_it_trains(said: Said) -> None:
     assert [len(text) for text in texts] == [20] * 3
     assert [e["step"] for e in told if e["event"] == "sample"] == [10, 20, 30]
     net = hlstm.load_run("run")
-    assert texts[-1] == net.generate_text(length=20, seed=30)
+    assert texts[-1] == generate_text(net, length=20, seed=30)
     assert same(weights("run"), again(30))
     assert run("train text.txt --out other --sample-length 9", *SMALL, *SCHEDULE) == 0
-    assert net.generate_text(length=9, seed=30) + "\n" in said()[0]
+    assert generate_text(net, length=9, seed=30) + "\n" in said()[0]
 
 
 def test_json_is_json_and_ends_with_the_error(said: Said) -> None:
