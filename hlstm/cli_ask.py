@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../chapters/21_command_line.ipynb #fe97a3b4
+# %% ../chapters/21_command_line.ipynb #292a4fdd
 import math
 import re
 import shlex
@@ -197,19 +197,17 @@ def prompt_of(options: Sample) -> str | None:
 # %% ../chapters/21_command_line.ipynb #1cf3de23
 def sample(options: Sample) -> None:
     """Stream the prompt and what follows to stdout."""
-    net, prompt = (
-        load_network(options.run, options.best, options.device),
-        prompt_of(options),
-    )
+    net = load_network(options.run, options.best, options.device)
+    prompt = prompt_of(options)
     how = asdict(options.sampling) | {"stop": list(options.stop) or None}
     first = "" if options.no_prompt else prompt or ""
     count = options.num_samples
     if count > 1 or options.json:
-        drawn = generate_text(net, prompt, num_samples=count, with_prompt=False, **how)
+        texts = generate_text(net, prompt, num_samples=count, with_prompt=False, **how)
         if options.json:
-            show({"prompt": prompt, "texts": list(drawn)} | how, True)
+            show({"prompt": prompt, "texts": texts} | how, True)
             return
-        for k, text in enumerate(drawn, 1):
+        for k, text in enumerate(texts, 1):
             print(f"--- {k} of {count}", first + text, sep="\n", flush=True)
         return
     last, drawn = first, stream_text(net, prompt, **how)
@@ -244,7 +242,9 @@ class Evaluate(Common):
 
     run: Run
     files: Files
-    protocol: Annotated[str, arg(metavar="streaming|windows:T|streams:B")] = "streams:32"
+    protocol: Annotated[str, arg(metavar="streaming|windows:T|streams:B")] = (
+        "streams:32"
+    )
     best: Best = False
     drop_unknown: Flag = False
     device: Device = "auto"
@@ -263,7 +263,7 @@ def encode(net: DeepRNN, text: str, drop_unknown: bool) -> Tensor:
             f"{error.what}. --drop-unknown leaves them out"
         ) from None
 
-# %% ../chapters/21_command_line.ipynb #982c94fc
+# %% ../chapters/21_command_line.ipynb #c1edaf7e
 def protocol_of(words: str) -> dict[str, Any]:
     """Return the arguments of `evaluate` for a protocol, or refuse its name."""
     name, _, number = words.partition(":")
@@ -364,10 +364,12 @@ def propose(options: Suggest) -> None:
     words += as_words(Sizes(**found.network), Sizes())
     words += as_words(found.config, TrainConfig())
     results = {"characters": characters, "minutes": options.minutes}
-    results |= {k: v for k, v in asdict(found).items() if k not in ("network", "config")}
+    results |= {
+        k: v for k, v in asdict(found).items() if k not in ("network", "config")
+    }
     show(results | {"command": shlex.join(words)}, options.json)
 
-# %% ../chapters/21_command_line.ipynb #ca817716
+# %% ../chapters/21_command_line.ipynb #e38fae50
 Force = Annotated[
     bool,
     FlagCreatePairsOff,
@@ -447,7 +449,7 @@ class Decompress(Common):
 
 @dataclass(kw_only=True)
 class Quantise(Common):
-    """Write a network with one byte for a weight, for all commands to read.
+    """Write a network with one byte a weight, for all commands to read.
 
       hlstm quantise runs/mine small.safetensors --best
 
@@ -459,7 +461,7 @@ class Quantise(Common):
     best: Best = False
     force: Force = False
 
-# %% ../chapters/21_command_line.ipynb #9ca51b54
+# %% ../chapters/21_command_line.ipynb #cf4e819d
 def press(options: Compress) -> None:
     """Write a text in few bytes."""
     target, as_json = options.target, options.json

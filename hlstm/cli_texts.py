@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../chapters/21_command_line.ipynb #74e64489
+# %% ../chapters/21_command_line.ipynb #fdb3953e
 import hashlib
 import json
 import shlex
@@ -28,7 +28,7 @@ WORDS = ("shakespeare", "tinyshakespeare")
 def read_bytes(file: str) -> bytes:
     """Read a file as it is; - is stdin."""
     if file == "-":
-        return (sys.stdin or open(0, closefd=False)).buffer.read()
+        return sys.stdin.buffer.read() if sys.stdin else b""  # closed
     return Path(file).read_bytes()
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../chapters/21_command_line.ipynb #b8e88551
+# %% ../chapters/21_command_line.ipynb #5dc764c7
 import math
 import shlex
 import signal
@@ -88,9 +88,9 @@ class Train(Common):
 
     Several files are read as one text, in their order, joined by line ends. Ctrl-C,
     SIGTERM and a closed terminal save the run before they end it; after a crash it
-    goes on from its newest checkpoint. --resume knows the files, and needs them only
-    where they have moved. A run keeps the options that it began with, but new --steps
-    make it longer.
+    goes on from its newest checkpoint. --resume knows the files, and needs them
+    only where they have moved. A run keeps the options that it began with, but new
+    --steps make it longer.
 
     With --json each line of stdout is an object. Its "event" is "start", then
     "evaluation" (losses in nats per character) and "sample", and at last "end",
@@ -208,12 +208,10 @@ class Train(Common):
         lines = ["Presets:"]
         for name, preset in PRESETS.items():
             head, rest = f"  {name:8}", " " * 10
-            lines += wrap(
-                preset.about, 80, initial_indent=head, subsequent_indent=rest
-            )
+            lines += wrap(preset.about, 80, initial_indent=head, subsequent_indent=rest)
         return "\n".join(lines)
 
-# %% ../chapters/21_command_line.ipynb #5c73c039
+# %% ../chapters/21_command_line.ipynb #32ad41e5
 def refuse_name(out: str) -> None:
     """Refuse a folder for a run that would not be found again under its name."""
     if not out:
@@ -309,7 +307,7 @@ def of_run(options: Train) -> Train:
 
 def refuse_changes(now: Train, then: Train) -> None:
     """Raise UsageError where an option is not the one that the run began with."""
-    kept = [(now, then, name) for name in KEPT]
+    kept: list[tuple[Any, Any, str]] = [(now, then, name) for name in KEPT]
     kept += [(now.sizes, then.sizes, each.name) for each in fields(Sizes)]
     kept += [(now.config, then.config, each.name) for each in fields(TrainConfig)]
     for new, old, name in kept:
@@ -337,7 +335,7 @@ def refuse_sizes(now: Train, then: Train) -> None:
                 f"network {has}: leave it out"
             )
 
-# %% ../chapters/21_command_line.ipynb #ff77e389
+# %% ../chapters/21_command_line.ipynb #79ad3ec8
 def begin(options: Train, callbacks: Sequence[object]) -> tuple[Trainer, list[str]]:
     """Return a trainer with a new network, and the texts to learn from."""
     refuse_run(Path(options.run))
@@ -407,7 +405,9 @@ def forecast_of(options: Train, trainer: Trainer) -> dict[str, Any]:
     minutes = left / speed / 60
     sentence = "nothing is left to do"
     if left:
-        times = f"{60 * minutes:.0f} seconds" if minutes < 2 else f"{minutes:.0f} minutes"
+        times = (
+            f"{60 * minutes:.0f} seconds" if minutes < 2 else f"{minutes:.0f} minutes"
+        )
         sentence = f"{speed:,.0f} characters a second; {times} to go"
     if options.max_minutes is not None and minutes > options.max_minutes:
         sentence += f", of which --max-minutes allows {options.max_minutes:g}"
@@ -447,7 +447,7 @@ def finish(options: Train, trainer: Trainer) -> None:
             early = f" --patience {options.patience + 1}"
         tqdm.write(f"go on with: {way_on(options, early)}")
 
-# %% ../chapters/21_command_line.ipynb #93eba83d
+# %% ../chapters/21_command_line.ipynb #dec7b05c
 class Teller:
     """A callback that tells of a run, and ends it when the command has had its time."""
 

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_sample_writes_what_the_library_writes(said: Said) -> None:
     line = "sample shakespeare --prompt ROMEO: --length 40 --temperature 0.6 --seed 3"
     assert run(line, "--top-k", "20", "--top-p", "0.9", "--min-p", "0.01") == 0
     net = hlstm.load_pretrained("shakespeare")
-    how = {"top_k": 20, "top_p": 0.9, "min_p": 0.01}
+    how: dict[str, Any] = {"top_k": 20, "top_p": 0.9, "min_p": 0.01}
     expected = generate_text(net, "ROMEO:", 40, 0.6, seed=3, **how)
     assert said() == (expected + "\n", "")
     assert run(line + " --json") == 0
@@ -69,8 +70,7 @@ def test_sample_writes_what_the_library_writes(said: Said) -> None:
 def test_several_samples_are_told_apart(said: Said) -> None:
     line = "sample shakespeare --prompt To --length 20 --seed 3 --num-samples 2"
     net = hlstm.load_pretrained("shakespeare")
-    how = {"length": 20, "seed": 3, "num_samples": 2}
-    first, second = generate_text(net, "To", **how)
+    first, second = generate_text(net, "To", length=20, seed=3, num_samples=2)
     assert first != second and first.startswith("To")
     assert run(line) == 0
     assert said()[0] == f"--- 1 of 2\n{first}\n--- 2 of 2\n{second}\n"
@@ -185,7 +185,7 @@ def test_evaluate_measures_what_the_library_measures(said: Said) -> None:
     ],
 )
 def test_a_protocol_is_that_of_the_library(
-    protocol: str, how: dict[str, int], trained: Path, said: Said
+    protocol: str, how: dict[str, Any], trained: Path, said: Said
 ) -> None:
     assert run(f"evaluate run text.txt --protocol {protocol} --json") == 0
     found, net = json.loads(said()[0]), hlstm.load_run("run")
