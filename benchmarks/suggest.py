@@ -7,7 +7,9 @@ measured, so that it can be interrupted. To measure something again, delete its 
 
 import functools
 import hashlib
+import inspect
 import itertools
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,16 @@ def corpus() -> tuple[hlstm.Vocabulary, Tensor, Tensor, dict[str, Any]]:
         "seconds": "of one core, for the training steps",
     }
     return vocab, vocab.encode(train_text), vocab.encode(held_out), record
+
+
+def recipe() -> dict[str, Any]:
+    """How every network is built and trained; size, dropout and steps come in."""
+    parameters = inspect.signature(hlstm.DeepRNN).parameters
+    network = {name: p.default for name, p in parameters.items() if name != "vocab"}
+    return {
+        "network": network | {"num_layers": LAYERS},
+        "config": {str(size): asdict(training_config(size, 1000)) for size in SIZES},
+    }
 
 
 def measure_size(size: int) -> float:
@@ -103,8 +115,13 @@ def main(
     processes
         How many runs go on at a time, on one thread each.
     """
-    results = read_json(result, {"corpus": {}, "speeds": {}, "runs": []})
+    results = read_json(result, {"corpus": {}, "recipe": {}, "speeds": {}, "runs": []})
     results["corpus"] = corpus()[-1]
+    if results["runs"] and results["recipe"] != recipe():
+        raise SystemExit(
+            f"{result} was measured with another recipe; move it away to start afresh"
+        )
+    results["recipe"] = recipe()
     # As in the runs, no process computes alone.
     for size in SIZES:
         if str(size) not in results["speeds"]:

@@ -37,7 +37,7 @@ def training_config(hidden_size: int, steps: int) -> TrainConfig:
         batch_size=16,
         sequence_length=64,
         steps=steps,
-        learning_rate=min(1.5e-2, 1.6 / hidden_size),
+        learning_rate=round(min(1.5e-2, 1.6 / hidden_size), 4),
         warmup_steps=min(50, steps // 10),
     )
 
@@ -251,18 +251,17 @@ class Preset:
     def about(self) -> str:
         """What it promises: what `make presets` measured on tinyshakespeare."""
         path = files("hlstm").joinpath("results/presets.json")
-        if not path.is_file():
-            return "not measured"
-        runs = json.loads(path.read_text("utf-8"))["presets"].get(self.name, [])
+        found = json.loads(path.read_text("utf-8"))["runs"] if path.is_file() else {}
+        runs = [run for run in found.values() if run["preset"] == self.name]
         if not runs:
             return "not measured"
-        losses = sorted(run["loss"] for run in runs)
+        losses = sorted(f"{run['loss']:.2f}" for run in runs)
+        spread = " to ".join(dict.fromkeys((losses[0], losses[-1])))
         seconds = max(run["seconds"] for run in runs)
-        spread = " to ".join(f"{loss:.2f}" for loss in {losses[0]: 0, losses[-1]: 0})
-        took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+        time = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
         return (
             f"{spread} nats per character on the last tenth of tinyshakespeare, "
-            f"after {took} ({runs[0]['machine']})"
+            f"in {time} on {runs[0]['machine']}"
         )
 
 # %% ../chapters/17_recipes.ipynb #ec1b0012
