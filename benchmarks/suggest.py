@@ -7,7 +7,6 @@ measured, so that it can be interrupted. To measure something again, delete its 
 
 import functools
 import hashlib
-import inspect
 import itertools
 from dataclasses import asdict
 from pathlib import Path
@@ -21,11 +20,10 @@ import hlstm
 from benchmarks.provenance import provenance
 from benchmarks.runner import Stopwatch, in_processes, read_json, write_json
 from benchmarks.weights import split_by_play
-from hlstm.recipes import training_config
+from hlstm.recipes import network_options, training_config
 
 RESULT = Path(__file__).parent.parent / "hlstm" / "results" / "suggest.json"
 SIZES = (512, 256, 128, 64)
-LAYERS = 2
 BUDGETS = (112.0, 28.0, 7.0, 2.0)  # seconds of one core
 DROPOUT = {100_000: (0.0, 0.3), 1_000_000: (0.0, 0.2), 4_000_000: (0.0,)}
 HELD_OUT = 40_000  # characters
@@ -57,12 +55,13 @@ def corpus() -> tuple[hlstm.Vocabulary, Tensor, Tensor, dict[str, Any]]:
 
 
 def recipe() -> dict[str, Any]:
-    """How every network is built and trained; size, dropout and steps come in."""
-    parameters = inspect.signature(hlstm.DeepRNN).parameters
-    network = {name: p.default for name, p in parameters.items() if name != "vocab"}
+    """How networks are built and trained; dropout and steps come in."""
     return {
-        "network": network | {"num_layers": LAYERS},
-        "config": {str(size): asdict(training_config(size, 1000)) for size in SIZES},
+        str(size): {
+            "network": network_options(size, 0.0),
+            "config": asdict(training_config(size, 1000)),
+        }
+        for size in SIZES
     }
 
 
@@ -78,7 +77,7 @@ def measure_run(
     vocab, train_ids, held_out, _ = corpus()
     config, watch = training_config(size, steps), Stopwatch()
     torch.manual_seed(0)
-    net = hlstm.DeepRNN(vocab, size, LAYERS, dropout)
+    net = hlstm.DeepRNN(vocab, **network_options(size, dropout))
     trainer = hlstm.Trainer(net, config, callbacks=(watch,), progress=False)
     history = trainer.fit(train_ids[:characters], held_out)
     read = steps * config.batch_size * config.sequence_length
