@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import hlstm
 from hlstm.checks import InvalidTypeError, InvalidValueError
-from hlstm.dropout import drop_and_scale, evaluating
+from hlstm.dropout import draw_mask, drop_and_scale, evaluating
 
 CLOSE: dict[str, Any] = {"rtol": 0, "atol": 1e-12}
 
@@ -139,3 +139,72 @@ def test_evaluating_needs_a_module() -> None:
     with pytest.raises(InvalidTypeError, match="net is a torch.nn.Module"):
         with evaluating(len):  # type: ignore[arg-type]
             pass
+
+
+# The masks themselves
+
+
+PROBABILITIES = [0.0, 1e-9, 1e-5, 0.1, 0.3, 1 / 3, 0.5, 0.9, 1 - 1e-5, 1 - 1e-9, 1.0]
+
+
+@pytest.mark.parametrize("p", PROBABILITIES)
+def test_a_value_of_16_bits_is_kept_with_the_right_probability(
+    p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each value comes once, and u goes evenly through [0, 1): nothing is left to chance."""
+    values = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.int64)
+    monkeypatch.setattr(Tensor, "random_", lambda words, *ends: words.copy_(values))
+    shares = []
+    for k in range(32):
+        u = torch.tensor((k + 0.5) / 32, dtype=torch.float64)
+        monkeypatch.setattr(torch, "rand", lambda *size, u=u, **options: u)
+        mask = draw_mask([256, 256], p, torch.empty(0))
+        assert bool(((mask == 0) | (mask == 1)).all())
+        shares.append(mask.double().mean().item())
+    assert abs(sum(shares) / 32 - (1 - p)) <= 1 / 32 / 2**16
+    assert max(shares) - min(shares) <= 1 / 2**16
+
+
+@pytest.mark.parametrize("p", [1e-3, 0.1, 0.3, 1 / 3, 0.7])
+def test_the_share_that_is_kept_is_right(p: float) -> None:
+    N = 100_000
+    kept = draw_mask([N], p, torch.empty(0)).double()
+    assert abs(kept.mean() - (1 - p)) < 5 * (p * (1 - p) / N) ** 0.5
+    # Neighbours, of which four come from one number, know nothing of each other.
+    for step in range(1, 6):
+        both = (kept[step:] * kept[:-step]).mean()
+        q = (1 - p) ** 2
+        assert abs(both - q) < 5 * (3 * q / N) ** 0.5
+
+
+@pytest.mark.parametrize("shape", [[], [0], [3, 0], [1], [7], [2, 3, 5]])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+def test_masks_have_any_shape_and_type(shape: list[int], dtype: torch.dtype) -> None:
+    x = torch.ones(shape, dtype=dtype)
+    y = drop_and_scale(x, 0.3)
+    assert y.shape == x.shape and y.dtype == dtype
+    # What is kept is rounded once, also where numbers are coarse.
+    scaled = torch.tensor(1 / 0.7, dtype=torch.float64).to(dtype)
+    assert set(y.flatten().tolist()) <= {0.0, scaled.item()}
+
+
+def test_a_seed_gives_a_mask_and_the_generator_moves_on() -> None:
+    torch.manual_seed(3)
+    first, second = (draw_mask([50], 0.5, torch.empty(0)) for _ in range(2))
+    assert not torch.equal(first, second)
+    torch.manual_seed(3)
+    assert torch.equal(first, draw_mask([50], 0.5, torch.empty(0)))
+
+
+@pytest.mark.parametrize("randomness", ["different", "same"])
+def test_masks_under_vmap(randomness: str) -> None:
+    rows = torch.ones(2, 200)
+    y = torch.vmap(lambda x: drop_and_scale(x, 0.5), randomness=randomness)(rows)
+    assert torch.equal(y[0], y[1]) == (randomness == "same")
+    assert abs((y != 0).double().mean() - 0.5) < 0.15
+
+
+def test_a_mask_on_a_device_without_numbers() -> None:
+    assert drop_and_scale(torch.ones(3, device="meta"), 0.5).device.type == "meta"
