@@ -188,7 +188,7 @@ def keep_top_p(logits: Tensor, p: float, temperature: float = 1.0) -> Tensor:
 def keep_min_p(logits: Tensor, p: float, temperature: float = 1.0) -> Tensor:
     """Keep the symbols that have at least p times the probability of the likeliest.
 
-    All other logits become −∞. Min-p sampling (Nguyen et al., 2024), equation (13.13).
+    All other logits become −∞. Min-p sampling (Nguyen et al., 2025), equation (13.13).
 
     Parameters
     ----------
@@ -302,10 +302,11 @@ def _read_all(
     read = [net(ids.to(device), None) for ids in groups]
     if len(read) == 1:
         return read[0][0][:, -1:], read[0][1]
-    place = torch.tensor([row for group in rows.values() for row in group]).argsort()
-    logits = torch.cat([logits[:, -1:] for logits, _ in read])[place.to(device)]
-    sizes = [len(ids) for ids in groups]
-    return logits, _join([state for _, state in read], sizes, place.to(device))
+    order = [row for group in rows.values() for row in group]
+    place = torch.tensor(order, device=device).argsort()
+    logits = torch.cat([logits[:, -1:] for logits, _ in read])
+    states, sizes = [state for _, state in read], [len(ids) for ids in groups]
+    return logits[place.to(logits.device)], _join(states, sizes, place)
 
 
 def _join(states: list[Any], sizes: list[int], place: Tensor) -> Any:
@@ -318,29 +319,14 @@ def _join(states: list[Any], sizes: list[int], place: Tensor) -> Any:
     if isinstance(first, list | tuple):
         parts = [_join([*s], sizes, place) for s in zip(*states, strict=True)]
         return getattr(type(first), "_make", type(first))(parts)
-    if [
-        s.shape[-2] if isinstance(s, Tensor) and s.dim() > 1 else 0 for s in states
-    ] != sizes:
+    both = zip(states, sizes, strict=True)
+    if any(not isinstance(s, Tensor) or s.shape[-2:-1] != (B,) for s, B in both):
         raise InvalidValueError(
             "prompts of several lengths need a state that can be joined, tensors "
             f"(…, B, H), and got {shown(getattr(first, 'shape', first))} for "
             f"{sizes[0]} of them; give prompts of one length"
         )
-    return torch.cat(states, -2).index_select(-2, place)
-
-
-def _until(characters: Iterator[str], stops: tuple[str, ...]) -> Iterator[str]:
-    """Pass characters on, up to the first stop; hold back what could become one."""
-    held = ""
-    for character in characters:
-        held += character
-        if found := max((len(s) for s in stops if held.endswith(s)), default=0):
-            yield from held[:-found]
-            return
-        while held and not any(s.startswith(held) for s in stops):
-            yield held[0]
-            held = held[1:]
-    yield from held
+    return torch.cat(states, -2).index_select(-2, place.to(first.device))
 
 # %% ../chapters/13_sampling.ipynb #5a100003
 def _frozen(net: nn.Module) -> Callable[..., Any]:
@@ -378,6 +364,20 @@ def _blocks(
             size *= 2
         elif took > PAUSE:
             size = max(1, size // 2)
+
+# %% ../chapters/13_sampling.ipynb #891bfcfa
+def _until(characters: Iterator[str], stops: tuple[str, ...]) -> Iterator[str]:
+    """Pass characters on, up to the first stop; hold back what could become one."""
+    held = ""
+    for character in characters:
+        held += character
+        if found := max((len(s) for s in stops if held.endswith(s)), default=0):
+            yield from held[:-found]
+            return
+        while held and not any(s.startswith(held) for s in stops):
+            yield held[0]
+            held = held[1:]
+    yield from held
 
 # %% ../chapters/13_sampling.ipynb #5a100007
 def _how(
@@ -609,8 +609,8 @@ def generate_text(
     seed
         The same seed gives the same text on the same machine; None draws a new one.
     stop
-        A string, or several: a text ends before the first that appears in what was
-        written, wherever it began there; what stands in the prompt does not count.
+        A string, or a list of several: a text ends before the first that appears in what
+        was written. What stands in the prompt does not count.
     num_samples
         How many continuations of the one prompt to write, as one batch.
     with_prompt
@@ -670,7 +670,7 @@ def score_text(net: nn.Module, text: str, prompt: str | None = None) -> Tensor:
     vocab: Any = net.vocab
     start, ids = _read_prompt(vocab, prompt), vocab.encode(text)
     if not len(ids):
-        return torch.empty(0, dtype=torch.float64)
+        return torch.empty(0, dtype=torch.float64, device="cpu")
     ids = torch.cat([start, ids])
     device, state, scores = next(net.parameters(), ids).device, None, []
     with evaluating(net):
