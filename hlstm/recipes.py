@@ -38,7 +38,7 @@ def training_config(hidden_size: int, steps: int) -> TrainConfig:
         batch_size=16,
         sequence_length=64,
         steps=steps,
-        learning_rate=round(0.16 / math.sqrt(hidden_size), 4),
+        learning_rate=round(0.2 / math.sqrt(hidden_size), 4),
         warmup_steps=min(50, steps // 10),
         weight_decay=0.1,
         max_norm=1.0,

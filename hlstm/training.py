@@ -670,6 +670,7 @@ def train(
         if held_out is not None and is_due(position.step, config.eval_every, config):
             history.val_step.append(position.step)
             history.val_loss.append(evaluate(judged, held_out, config.batch_size))
-    net.load_state_dict(judged.state_dict())
+    if config.ema:
+        net.load_state_dict(judged.state_dict())
     history.seconds = time.perf_counter() - began
     return history
