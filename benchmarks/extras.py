@@ -134,3 +134,8 @@ class Watch:
     def at(self, step: int) -> float:
         """Return the seconds up to a step, at the mean speed of the steps watched."""
         return round(self.seconds / max(1, self.steps) * step, 1)
+
+
+def trainer_for(extras: Mapping[str, Any]) -> type[hlstm.Trainer]:
+    """Return the kind of trainer that a recipe's extras ask for."""
+    return hlstm.Trainer
