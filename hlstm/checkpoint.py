@@ -69,10 +69,11 @@ def _options(description: dict[str, Any], num_layers: int) -> dict[str, Any]:
     p = description.get("dropout")
     usual = {"dropout": None, "dropout_between": p if num_layers > 1 else 0.0}
     usual |= {"shared_dim": None, "engine": "auto", "bias": True, "head_bias": True}
+    usual |= {"weight_drop": 0.0, "locked": False, "tied": False}
     said = {name: description.get(name, value) for name, value in usual.items()}
     for name, value in said.items():
         fits, wanted = type(value) is bool, "true or false"
-        if name.startswith("dropout"):
+        if "drop" in name:
             fits, wanted = (
                 type(value) is float and 0 <= value <= 1,
                 "a number in [0, 1]",
@@ -110,16 +111,17 @@ def build_network(tensors: dict[str, Tensor], description: dict[str, Any]) -> De
     vocab, H, L = _sizes(tensors, description)
     said = _options(description, L)
     with torch.device("meta"):
-        net = DeepRNN(vocab, H, L, said["dropout"], engine=said["engine"])
+        net = DeepRNN(vocab, H, L, said["dropout"], tied=said["tied"])
         if not said["bias"]:
-            sizes, engine = (len(vocab), H, L), said["engine"]
-            net.lstm = LSTM(*sizes, bias=False, batch_first=True, engine=engine)
+            net.lstm = LSTM(net.lstm.input_size, H, L, bias=False, batch_first=True)
         if not said["head_bias"]:
             net.head = nn.Linear(H, len(vocab), bias=False)
-    net.lstm.dropout, net.dropout.shared_dim = (
-        said["dropout_between"],
+    net.dropout.shared_dim, net.lstm.dropout = (
         said["shared_dim"],
+        said["dropout_between"],
     )
+    for name in ("engine", "weight_drop", "locked"):
+        setattr(net.lstm, name, said[name])
     _check_weights(tensors, net.state_dict())
     with torch.inference_mode(False):
         own = {k: t.clone() if t.is_inference() else t for k, t in tensors.items()}

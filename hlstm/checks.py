@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['HlstmError', 'InvalidValueError', 'InvalidTypeError', 'InvalidIndexError', 'shown', 'as_integer', 'as_number',
-           'check_id_type', 'check_ids', 'check_symbols', 'check_memory', 'check_arguments', 'refuse_options',
-           'holds_ids', 'is_batched', 'chooses_dtype', 'product_dtype', 'check_input', 'check_fit', 'prepare_state',
-           'refuse_cell_state', 'prepare_cell_state']
+           'as_switch', 'check_id_type', 'check_ids', 'check_symbols', 'check_memory', 'check_arguments',
+           'refuse_options', 'holds_ids', 'is_batched', 'chooses_dtype', 'product_dtype', 'is_plain', 'check_input',
+           'check_fit', 'prepare_state', 'refuse_cell_state', 'prepare_cell_state']
 
 # %% ../chapters/B_refusals.ipynb #b0000003
 import operator
@@ -145,6 +145,14 @@ def as_number(
         raise InvalidValueError(said)
     return number
 
+# %% ../chapters/B_refusals.ipynb #70064c94
+def as_switch(name: str, value: object) -> bool:
+    """Return True or False, and refuse what is neither: a 1, a None, a text."""
+    if not isinstance(value, bool):
+        got = f"{shown(value)}, a {type(value).__name__}"
+        raise InvalidTypeError(f"{name} is True or False, and got {got}")
+    return value
+
 # %% ../chapters/B_refusals.ipynb #3ca9a457
 def check_id_type(ids: Tensor) -> None:
     """Refuse ids of another type than int64."""
@@ -173,13 +181,17 @@ def check_symbols(ids: Tensor, V: int) -> None:
         raise InvalidIndexError(f"ids run from {low} to {high}, outside 0 … {V - 1}")
 
 # %% ../chapters/B_refusals.ipynb #a345f537
-def check_memory(symbols: int, hidden_size: int, num_layers: int) -> None:
+def check_memory(
+    symbols: int, hidden_size: int, num_layers: int, tied: bool = False
+) -> None:
     """Refuse a network whose parameters the memory of this machine cannot hold."""
     new = torch.empty(0)  # as the parameters will be
     if new.device.type != "cpu" or not hasattr(os, "sysconf"):
         return  # another device; Windows
     V, H = symbols, hidden_size
-    size = 4 * H * (V + H + 2) + (num_layers - 1) * 4 * H * (2 * H + 2) + V * (H + 1)
+    inputs = H if tied else V
+    size = 4 * H * (inputs + H + 2) + (num_layers - 1) * 4 * H * (2 * H + 2)
+    size += V * (H + 1)
     needed = size * new.element_size()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > memory:
@@ -269,6 +281,19 @@ def product_dtype(weight: Tensor) -> torch.dtype:
     if weight.dtype == torch.float64 or not chooses_dtype(weight):
         return weight.dtype
     return torch.get_autocast_dtype(weight.device.type)
+
+# %% ../chapters/B_refusals.ipynb #4dc12507
+def is_plain(*tensors: Tensor) -> bool:
+    """Tell whether tensors hold numbers: nothing traces, maps or differentiates forward."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or any(type(x) not in (Tensor, torch.nn.Parameter) for x in tensors)
+        or any(torch._C._functorch.is_legacy_batchedtensor(x) for x in tensors)
+        or any(x.device.type not in ("cpu", "cuda", "mps") for x in tensors)
+    )
 
 # %% ../chapters/B_refusals.ipynb #f458ae72
 def check_input(input: Tensor | PackedSequence, weight_ih: Tensor) -> None:

@@ -18,6 +18,7 @@ from hlstm.checks import (  # appendix B
     InvalidValueError,
     as_integer,
     as_number,
+    as_switch,
     check_ids,
     check_memory,
 )
@@ -25,7 +26,7 @@ from .dropout import InvertedDropout  # chapter 10
 from .engine import Writer, can_write, check_engine  # chapter 19
 from .files import save_tensors  # chapter 15
 from .gates import State
-from .layer import layer_shapes
+from .layer import layer_shapes, pick_columns
 from .sampling import generate_text as write_text  # chapter 13
 from .stack import LSTM
 from .text import Vocabulary
@@ -34,7 +35,7 @@ from .text import Vocabulary
 class DeepRNN(nn.Module):
     """One-hot characters → `LSTM` stack → linear head → logits over the vocabulary.
 
-    Its parts are `lstm`, the stack with forget biases of 1, `dropout`, and `head`, linear.
+    Its parts are `lstm`, the stack, `dropout`, and `head`, linear.
 
     Parameters
     ----------
@@ -42,8 +43,21 @@ class DeepRNN(nn.Module):
         The V symbols the network reads and writes.
     hidden_size, num_layers
         H, the width of every layer, and L, the number of layers.
-    dropout, engine
-        Probability to drop between two layers, and before the head; who computes.
+    dropout, dropout_head
+        Probability to drop between two layers, and before the head; None is as `dropout`.
+    weight_drop, locked
+        Probability to drop a recurrent weight, by one mask a call (Merity, Keskar and
+        Socher, 2018); whether the other masks are the same at each step of a call (Gal and
+        Ghahramani, 2016).
+    tied
+        Whether layer 0 reads the row of `head.weight` that belongs to a character, H
+        numbers, in place of its one-hot vector (Inan et al., 2017; Press and Wolf, 2017).
+    column_bound, forget_bias
+        Where training starts: the input weights of layer 0 are drawn uniformly from
+        ±`column_bound`, or as PyTorch does if None, and the forget biases are
+        `forget_bias`. The defaults were measured: `hlstm/results/defaults.json`.
+    engine
+        Who computes: `hlstm.engine.run_layer`.
 
     Raises
     ------
@@ -59,6 +73,12 @@ class DeepRNN(nn.Module):
         num_layers: int = 2,
         dropout: float = 0.0,
         *,
+        dropout_head: float | None = None,
+        weight_drop: float = 0.0,
+        locked: bool = False,
+        tied: bool = False,
+        column_bound: float | None = 1.0,
+        forget_bias: float = 1.0,
         engine: str = "auto",
     ) -> None:
         super().__init__()
@@ -66,17 +86,28 @@ class DeepRNN(nn.Module):
             got = type(vocab).__name__
             raise InvalidTypeError(f"vocab is a Vocabulary, and got a {got}")
         V, H = len(vocab), as_integer("hidden_size", hidden_size, 1)
-        L, p = (
-            as_integer("num_layers", num_layers, 1),
-            as_number("dropout", dropout, 0, 1),
+        L = as_integer("num_layers", num_layers, 1)
+        p = as_number("dropout", dropout, 0, 1)
+        last = p if dropout_head is None else dropout_head
+        self.vocab, self.tied = vocab, as_switch("tied", tied)
+        check_memory(V, H, L, tied)
+        self.lstm = LSTM(
+            H if tied else V,
+            H,
+            L,
+            batch_first=True,
+            dropout=p if L > 1 else 0.0,
+            engine=engine,
+            weight_drop=weight_drop,
+            locked=locked,
         )
-        check_memory(V, H, L)
-        between = p if L > 1 else 0.0
-        self.vocab = vocab
-        self.lstm = LSTM(V, H, L, batch_first=True, dropout=between, engine=engine)
-        self.dropout = InvertedDropout(p)
+        last = as_number("dropout_head", last, 0, 1)
+        self.dropout = InvertedDropout(last, shared_dim=1 if locked else None)
         self.head = nn.Linear(H, V)
-        set_forget_bias_(self.lstm, 1.0)
+        set_forget_bias_(self.lstm, as_number("forget_bias", forget_bias))
+        if column_bound is not None:
+            bound = as_number("column_bound", column_bound, above=0)
+            nn.init.uniform_(self.lstm.get_parameter("weight_ih_l0"), -bound, bound)
 
     def forward(self, ids: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Predict each next character; equation (9.1).
@@ -98,7 +129,8 @@ class DeepRNN(nn.Module):
             0, or `state` has a wrong shape.
         """
         check_ids(ids)
-        output, state = self.lstm(ids, state)
+        read = pick_columns(ids, self.head.weight.T, None) if self.tied else ids
+        output, state = self.lstm(read, state)
         return self.head(self.dropout(output)), state
 
     def generate_text(
@@ -155,6 +187,9 @@ class DeepRNN(nn.Module):
             return None
         with torch.no_grad():
             layers = [self.lstm.layer_weights(k) for k in range(self.lstm.num_layers)]
+            if self.tied:
+                weight_ih, weight_hh, bias = layers[0]
+                layers[0] = weight_ih @ self.head.weight.T, weight_hh, bias
         head = self.head.weight, self.head.bias
         return Writer(layers, head, state) if can_write(layers, head) else None
 
@@ -183,6 +218,9 @@ class DeepRNN(nn.Module):
             "dropout": as_number("net.dropout.p", self.dropout.p, 0, 1),
             "shared_dim": None if shared is None else as_integer("shared_dim", shared),
             "dropout_between": as_number("net.lstm.dropout", self.lstm.dropout, 0, 1),
+            "weight_drop": as_number("weight_drop", self.lstm.weight_drop, 0, 1),
+            "locked": as_switch("locked", self.lstm.locked),
+            "tied": as_switch("tied", self.tied),
             "engine": check_engine(self.lstm.engine),
             "vocabulary": list(self.vocab.symbols),
         }
@@ -220,12 +258,14 @@ def network_shapes(
     num_layers: int,
     bias: bool = True,
     head_bias: bool = True,
+    tied: bool = False,
 ) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every parameter of a `DeepRNN`, in their order.
 
-    Takes V, H, L, and whether the stack and the head have biases.
+    Takes V, H, L, whether the stack and the head have biases, and whether the head is tied.
     """
-    layers = layer_shapes(symbols, hidden_size, num_layers, bias)
+    inputs = hidden_size if tied else symbols
+    layers = layer_shapes(inputs, hidden_size, num_layers, bias)
     shapes = {f"lstm.{name}": shape for name, shape in layers.items()}
     shapes["head.weight"] = (symbols, hidden_size)
     if head_bias:
@@ -245,7 +285,7 @@ def check_parts(net: DeepRNN) -> None:
     if not lstm.batch_first:
         raise InvalidValueError("net.lstm has batch_first=False, and a file's has True")
     sizes = len(net.vocab), lstm.hidden_size, lstm.num_layers
-    wanted = network_shapes(*sizes, lstm.bias, net.head.bias is not None)
+    wanted = network_shapes(*sizes, lstm.bias, net.head.bias is not None, net.tied)
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     if shapes != wanted:
         names = [n for n in {**wanted, **shapes} if wanted.get(n) != shapes.get(n)]

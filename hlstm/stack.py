@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from hlstm.checks import (  # appendix B
+    as_number,
+    as_switch,
     check_arguments,
     check_id_type,
     check_input,
@@ -91,11 +93,24 @@ class TorchNames:
     def extra_repr(self) -> str:
         """Return what `print` shows: the sizes, and options that are not the default."""
         usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0}
+        usual |= {"weight_drop": 0.0, "locked": False}
         told = [str(self.input_size), str(self.hidden_size)]
         for name, value in usual.items():
             if getattr(self, name) != value:
                 told.append(f"{name}={getattr(self, name)}")
         return ", ".join(told)
+
+# %% ../chapters/08_depth.ipynb #df3ee24b
+def drop_steps(
+    x: Tensor, p: float, locked: bool, batch_sizes: Tensor | None = None
+) -> Tensor:
+    """Drop hidden states (T, B, H), or packed (N, H); locked, alike at each step."""
+    if not locked:
+        return drop_and_scale(x, p)
+    if batch_sizes is None:
+        return drop_and_scale(x, p, shared_dim=0)
+    rows = drop_and_scale(x.new_ones(int(batch_sizes[0]), x.shape[-1]), p)
+    return x * torch.cat([rows[:n] for n in batch_sizes.tolist()])
 
 # %% ../chapters/08_depth.ipynb #cf5023be
 class LSTM(TorchNames, nn.Module):
@@ -109,6 +124,10 @@ class LSTM(TorchNames, nn.Module):
         Whether layers have biases; whether sequences are (B, T, ·), not (T, B, ·).
     dropout, device, dtype, engine
         Drop probability between layers; where and how parameters are kept; who computes.
+    weight_drop
+        Probability to drop a recurrent weight while training, by one mask a call.
+    locked
+        Whether the masks between layers are the same at each step of a call.
 
     Attributes
     ----------
@@ -119,7 +138,8 @@ class LSTM(TorchNames, nn.Module):
     Raises
     ------
     ValueError, TypeError, NotImplementedError
-        As PyTorch; `bidirectional` or `proj_size` is given.
+        As PyTorch; `weight_drop` is no probability or `locked` no bool; `bidirectional` or
+        `proj_size` is given.
     """
 
     def __init__(
@@ -136,6 +156,8 @@ class LSTM(TorchNames, nn.Module):
         dtype: Any = None,
         *,
         engine: str = "auto",
+        weight_drop: float = 0.0,
+        locked: bool = False,
     ) -> None:
         super().__init__()
         self.input_size, self.hidden_size = input_size, hidden_size
@@ -144,6 +166,8 @@ class LSTM(TorchNames, nn.Module):
         self.dropout, self.engine = float(dropout), check_engine(engine)
         check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout)
         refuse_options(hidden_size, bidirectional, proj_size)
+        self.weight_drop = as_number("weight_drop", weight_drop, 0, 1)
+        self.locked = as_switch("locked", locked)
         shapes = layer_shapes(input_size, hidden_size, num_layers, bias)
         for name, shape in shapes.items():
             parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -195,9 +219,12 @@ class LSTM(TorchNames, nn.Module):
         h_0, c_0 = prepare_state(hx, weight, shape, is_batched(input))
         h_0, c_0 = sort_state(input, (h_0, c_0))
         h_n, c_n = [], []
-        for k, layer in enumerate(layers):
-            if k > 0 and self.training and self.dropout > 0:
-                x = drop_and_scale(x, self.dropout)
+        for k, (weight_ih, weight_hh, bias) in enumerate(layers):
+            if self.training and k > 0 and self.dropout > 0:
+                x = drop_steps(x, self.dropout, self.locked, batch_sizes)
+            if self.training and self.weight_drop > 0:
+                weight_hh = drop_and_scale(weight_hh, self.weight_drop)
+            layer = weight_ih, weight_hh, bias
             x, h, c = run_layer(self.engine, x, h_0[k], c_0[k], layer, batch_sizes)
             h_n.append(h)
             c_n.append(c)

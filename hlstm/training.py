@@ -478,9 +478,10 @@ def next_step(
         As `train_step`; the message begins with the number of the step.
     """
     inputs, targets, epoch, k = window
+    rate, step = schedule(position.step, config), position.step + 1
     for group in optimizer.param_groups:
-        group["lr"] = schedule(position.step, config)
-    state, step = position.state if k else None, position.step + 1
+        group["lr"] = rate
+    state = position.state if k else None
     if state is not None and config.reset:
         state = reset_some(state, config.reset)
     how: dict[str, Any] = {
