@@ -5,8 +5,9 @@ after `Trainer.resume` the hooks are hung up again.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ import hlstm
 from hlstm.dropout import drop_and_scale
 from hlstm.gates import State, gate_activations, update_state
 from hlstm.layer import pick_columns
+from hlstm.text import windows
 
 
 def drop_characters(net: hlstm.DeepRNN, p: float) -> None:
@@ -109,33 +111,58 @@ def hang_up(net: hlstm.DeepRNN, extras: Mapping[str, Any]) -> None:
             hook(net, extras[name])
 
 
+def unshifted_windows(
+    ids: Tensor, config: hlstm.TrainConfig, epoch: int = 0, window: int = 0
+) -> Iterator[tuple[Tensor, Tensor, int, int]]:
+    """Walk a text as `hlstm.training.training_windows`, each pass from its first character."""
+    while True:
+        each = windows(ids, config.batch_size, config.sequence_length)
+        for k, (inputs, targets) in enumerate(each):
+            if k >= window:
+                yield inputs, targets, epoch, k
+        epoch, window = epoch + 1, 0
+
+
+class FixedOffsets(hlstm.Trainer):
+    """A trainer whose passes all start at the first character."""
+
+    def fit(self, *texts: Any) -> hlstm.training.History:
+        """Train; see `hlstm.Trainer.fit`."""
+        with mock.patch.object(hlstm.trainer, "training_windows", unshifted_windows):
+            return super().fit(*texts)
+
+
+def trainer_for(extras: Mapping[str, Any]) -> type[hlstm.Trainer]:
+    """Return the kind of trainer that a recipe's extras ask for."""
+    return FixedOffsets if extras.get("fixed_offsets") else hlstm.Trainer
+
+
 class Watch:
     """A callback that measures the seconds of optimiser steps, and nothing between them."""
 
     def __init__(self) -> None:
         self.steps, self.seconds, self.began = 0, 0.0, 0.0
+        self.between: object = None
 
     def on_fit_start(self, trainer: hlstm.Trainer) -> None:
         """Start."""
         self.began = time.perf_counter()
 
     def on_step_end(self, trainer: hlstm.Trainer) -> None:
-        """Add a step."""
-        now = time.perf_counter()
-        self.steps, self.seconds = self.steps + 1, self.seconds + now - self.began
-        self.began = now
+        """Add the seconds since the last step, if there was nothing but a step."""
+        now, between = (
+            time.perf_counter(),
+            (len(trainer.history.val_step), trainer.checkpoint),
+        )
+        if between == self.between:
+            self.steps, self.seconds = self.steps + 1, self.seconds + now - self.began
+        self.between, self.began = between, now
 
     def on_evaluation(self, trainer: hlstm.Trainer) -> None:
-        """Leave out what an evaluation took, and show what came of it."""
-        history = trainer.history
-        print(f"step {history.val_step[-1]}  {history.val_loss[-1]:.5g}", flush=True)
-        self.began = time.perf_counter()
+        """Show how far the run is."""
+        step, loss = trainer.history.val_step[-1], trainer.history.val_loss[-1]
+        print(f"step {step} of {trainer.config.steps}: {loss:.4f}", flush=True)
 
     def at(self, step: int) -> float:
-        """Return the seconds up to a step, at the mean speed of the steps watched."""
+        """Return the seconds of the steps up to one, at the mean speed of those measured."""
         return round(self.seconds / max(1, self.steps) * step, 1)
-
-
-def trainer_for(extras: Mapping[str, Any]) -> type[hlstm.Trainer]:
-    """Return the kind of trainer that a recipe's extras ask for."""
-    return hlstm.Trainer
