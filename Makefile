@@ -1,7 +1,7 @@
 # The hlstm book. Plain `make` prints the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book serve pdf lighthouse test test-site test-library test-avx2 fuzz export clean-outputs lock wheel weights bench quality release-check clean check
+.PHONY: help book serve pdf lighthouse test test-site test-library test-avx2 fuzz export clean-outputs lock wheel weights bench quality presets suggest defaults release-check clean check
 
 python := .venv/bin/python
 installed := .venv/.installed
@@ -96,6 +96,18 @@ weights: $(installed) ## train the network that comes with the package, in ten t
 quality: $(installed) ## measure what hlstm/results/quality.json lacks, and print its tables
 	@$(python) -m book.notebooks.exports
 	@$(python) -m benchmarks.quality all
+
+presets: $(installed) ## measure what the presets of hlstm train give, in some hours
+	@$(python) -m book.notebooks.exports
+	@$(python) -m benchmarks.presets
+
+suggest: $(installed) ## measure the table behind hlstm.suggest, in half an hour on two free cores
+	@$(python) -m book.notebooks.exports
+	@$(python) -m benchmarks.suggest
+
+defaults: $(installed) ## measure every default one switch at a time, in an hour on two free cores
+	@$(python) -m book.notebooks.exports
+	@$(python) -m benchmarks.defaults
 
 bench: $(installed) ## measure the speed of the engines, in at most ten minutes on a quiet machine
 	@$(python) -m book.notebooks.exports

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from .checkpoint import load_model
     from .checkpoint import load_pretrained
     from .runs import load_run
+    from .recipes import suggest
     from .quantise import save_int8
     from .quantise import load_int8
     from .compression import compress
     from .compression import decompress
 
-_MODULES = ('text', 'ngrams', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'device', 'sampling', 'checkpoint', 'files', 'runs', 'trainer', 'recipes', 'quantise', 'engine', 'kernel', 'compression', 'console', 'cli', 'corpus', 'checks')
+_MODULES = ('text', 'ngrams', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'device', 'sampling', 'checkpoint', 'files', 'snapshot', 'runs', 'callbacks', 'trainer', 'recipes', 'quantise', 'engine', 'kernel', 'compression', 'console', 'cli', 'corpus', 'checks')
 _HOMES = {
     "load_corpus": "corpus",
     "Vocabulary": "text",
@@ -47,6 +48,7 @@ _HOMES = {
     "load_model": "checkpoint",
     "load_pretrained": "checkpoint",
     "load_run": "runs",
+    "suggest": "recipes",
     "save_int8": "quantise",
     "load_int8": "quantise",
     "compress": "compression",
@@ -84,6 +86,7 @@ __all__ = [
     "load_model",
     "load_pretrained",
     "load_run",
+    "suggest",
     "save_int8",
     "load_int8",
     "compress",

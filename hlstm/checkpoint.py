@@ -95,7 +95,8 @@ def build_network(tensors: dict[str, Tensor], description: dict[str, Any]) -> De
     tensors
         Those of `net.state_dict()`. They become the parameters, in their own precision.
     description
-        What the file says of the network, as `net.describe()`: sizes, vocabulary, dropout.
+        What the file says of the network, as `net.describe()`: sizes, vocabulary, and what
+        is dropped. What a file of before does not say has the value that it had then.
 
     Returns
     -------

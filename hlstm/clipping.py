@@ -19,14 +19,31 @@ class NonFiniteGradientError(HlstmError, ArithmeticError):
     """A gradient holds NaN or infinity, and so no step can be taken with it."""
 
 
+def _norm_of_norms(
+    grads: list[Tensor], norm_type: float, foreach: bool | None = None
+) -> Tensor:
+    """Return the second form of equation (11.3), with other powers than squares too."""
+    if not grads:
+        return torch.tensor(0.0, device="cpu")
+    if foreach is False:
+        norms = [torch.linalg.vector_norm(g, norm_type) for g in grads]
+    else:  # all in one call, which on a GPU is one program for many of them
+        norms = list(torch._foreach_norm(grads, norm_type))
+    together = torch.stack([norm.to(norms[0].device) for norm in norms])
+    return torch.linalg.vector_norm(together, norm_type)
+
+
 @torch.no_grad()
-def grad_norm(parameters: Tensor | Iterable[Tensor]) -> Tensor:
+def grad_norm(parameters: Tensor | Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
     """Return the length of the gradient of all parameters, seen as one vector.
 
     Parameters
     ----------
     parameters
         One tensor or several; those without a gradient are passed over.
+    norm_type
+        q > 0: the length is the q-th root of a sum of q-th powers; at infinity it is the
+        largest size of an entry.
 
     Returns
     -------
@@ -36,17 +53,12 @@ def grad_norm(parameters: Tensor | Iterable[Tensor]) -> Tensor:
     """
     parameters = [parameters] if isinstance(parameters, Tensor) else parameters
     grads = [p.grad for p in parameters if p.grad is not None and p.grad.numel()]
-    if not grads:
-        return torch.tensor(0.0, device="cpu")
-    total = _norm_of_norms(grads)
+    total = _norm_of_norms(grads, norm_type)
     if not torch.isfinite(total) and all(torch.isfinite(g).all() for g in grads):
         largest = max(g.abs().max().to(total.device) for g in grads)
-        total = largest * _norm_of_norms([g / largest.to(g.device) for g in grads])
+        scaled = [g / largest.to(g.device) for g in grads]
+        total = largest * _norm_of_norms(scaled, norm_type)
     return total
-
-
-def _norm_of_norms(grads: list[Tensor]) -> Tensor:
-    return torch.stack([g.norm().to(grads[0].device) for g in grads]).norm()
 
 # %% ../chapters/11_clipping.ipynb #fee7b70e
 def _refusal(total: Tensor, parameters: list[Tensor]) -> str:
@@ -65,12 +77,17 @@ def _refusal(total: Tensor, parameters: list[Tensor]) -> str:
 # %% ../chapters/11_clipping.ipynb #5c70eb0d
 @torch.no_grad()
 def clip_grad_norm_(
-    parameters: Tensor | Iterable[Tensor], max_norm: float = 1.0
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float = 1.0,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = True,
+    foreach: bool | None = None,
 ) -> Tensor:
     """Shorten the gradient to the length `max_norm` where it is longer, in place.
 
-    The direction stays, equation (11.5); Pascanu, Mikolov and Bengio (2013). The result is
-    that of `torch.nn.utils.clip_grad_norm_`, as long as no square overflows.
+    The direction stays, equation (11.5); Pascanu, Mikolov and Bengio (2013). Arguments and
+    result are those of `torch.nn.utils.clip_grad_norm_`. What is different: PyTorch's
+    `error_if_nonfinite` is False by default, and its squares may overflow.
 
     Parameters
     ----------
@@ -78,6 +95,14 @@ def clip_grad_norm_(
         One tensor or several; those without a gradient are passed over.
     max_norm
         θ, the largest length allowed, positive; infinity only measures.
+    norm_type
+        Which length; see `grad_norm`.
+    error_if_nonfinite
+        Whether a length that is not finite is refused. If not, gradients become NaN or
+        zero, as PyTorch's do, and no program waits for the length.
+    foreach
+        Whether all gradients are measured and scaled by one call each, as PyTorch has it;
+        None is True.
 
     Returns
     -------
@@ -87,17 +112,25 @@ def clip_grad_norm_(
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If `max_norm` is no number; if it is not positive.
+        If `max_norm` or `norm_type` is no number; if it is not positive.
     NonFiniteGradientError
-        If ‖g‖ is NaN or infinite. No gradient is changed.
+        If ‖g‖ is NaN or infinite, and `error_if_nonfinite`. No gradient is changed.
     """
     max_norm = as_number("max_norm", max_norm, above=0, most=math.inf)
+    norm_type = as_number("norm_type", norm_type, above=0, most=math.inf)
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    total = grad_norm(parameters)
-    if not torch.isfinite(total):
-        raise NonFiniteGradientError(_refusal(total, parameters))
-    scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.mul_(scale.to(parameter.grad.device))
+    grads = [p.grad for p in parameters if p.grad is not None and p.grad.numel()]
+    total = _norm_of_norms(grads, norm_type, foreach)
+    if error_if_nonfinite and not torch.isfinite(total):
+        total = grad_norm(parameters, norm_type)  # if no more than a square overflowed
+        if not torch.isfinite(total):
+            raise NonFiniteGradientError(_refusal(total, parameters))
+    factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
+    for device in {g.device for g in grads}:
+        here = [g for g in grads if g.device == device]
+        if foreach is False:
+            for g in here:
+                g.mul_(factor.to(device))
+        else:
+            torch._foreach_mul_(here, factor.to(device))
     return total

@@ -22,30 +22,30 @@ from hlstm.checks import (  # appendix B
 
 # %% ../chapters/10_dropout.ipynb #208759b2
 def draw_mask(shape: list[int], p: float, like: Tensor) -> Tensor:
-    """Return a mask m of zeros and ones, each entry 0 with probability p.
+    """Return a mask of zeros and ones, each entry 0 with probability p.
 
     Parameters
     ----------
     shape, p
         Of the mask; the probability to drop, from 0 to 1.
     like
-        A tensor that has the mask's type, and lies where it lies.
+        A tensor of the type that the mask shall have, where it shall be.
 
     Returns
     -------
     Tensor
-        m of equation (10.1), of that shape.
+        m of equation (10.1); on a CPU drawn by equation (10.4).
     """
     if like.device.type != "cpu" or not is_plain(like):
         return like.new_empty(shape).bernoulli_(1 - p)
-    count = math.prod(shape)
-    words = like.new_empty(-(-count // 4), dtype=torch.int64)
-    words = words.random_(-(2**63), None).view(torch.int16)
-    last_digit = torch.rand((), dtype=torch.float64, device="cpu").item()
-    kept = math.floor(2**16 * (1 - p) + last_digit)  # of 2¹⁶ values, the first so many
-    if kept == 2**16:
+    count, u = math.prod(shape), torch.rand((), dtype=torch.float64, device="cpu")
+    words = like.new_empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    n = math.floor(2**16 * (1 - p) + u.item())
+    if n == 2**16:
         return like.new_ones(shape)
-    return (words[:count] < kept - 2**15).view(shape).to(like.dtype)
+    # PyTorch's numbers of 16 bits begin at −2¹⁵.
+    keep = words.view(torch.int16)[:count] < n - 2**15
+    return keep.view(shape).to(like.dtype)
 
 # %% ../chapters/10_dropout.ipynb #2a485e9e
 def drop_and_scale(input: Tensor, p: float, shared_dim: int | None = None) -> Tensor:

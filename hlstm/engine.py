@@ -525,6 +525,7 @@ class Writer:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
     ) -> Tensor:
         """Read characters and draw the next, once for each row of darts.
 
@@ -534,7 +535,7 @@ class Writer:
             (B,) int64, the character that each stream reads first.
         u
             (n, B) float64, uniform in [0, 1): where the darts fall. n may be 0.
-        temperature, top_k, top_p
+        temperature, top_k, top_p, min_p
             See `hlstm.sampling`; None keeps all symbols.
 
         Returns
@@ -557,8 +558,8 @@ class Writer:
         check_symbols(ids, self.symbols)
         out[0] = ids
         u = u.to("cpu", torch.float64).contiguous()
-        limits = [float(temperature), 1.0 if top_p is None else float(top_p)]
-        how = torch.tensor(limits, dtype=torch.float64, device="cpu")
+        limits = temperature, 1.0 if top_p is None else top_p, min_p or 0.0
+        how = torch.tensor([*map(float, limits)], dtype=torch.float64, device="cpu")
         threads = torch.get_num_threads() if B > 1 else 1
         own = self.h, self.c, self.room, self.scores
         net = threads, *self.sizes, None, *self.tensors, *own

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import sampling  # chapter 13
 from .cell import set_forget_bias_
 from hlstm.checks import (  # appendix B
     InvalidTypeError,
@@ -27,7 +28,6 @@ from .engine import Writer, can_write, check_engine  # chapter 19
 from .files import save_tensors  # chapter 15
 from .gates import State
 from .layer import layer_shapes, pick_columns
-from .sampling import generate_text as write_text  # chapter 13
 from .stack import LSTM
 from .text import Vocabulary
 
@@ -133,40 +133,9 @@ class DeepRNN(nn.Module):
         output, state = self.lstm(read, state)
         return self.head(self.dropout(output)), state
 
-    def generate_text(
-        self,
-        prompt: str | None = None,
-        length: int = 200,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-    ) -> str:
-        """Write on from a prompt: `hlstm.sampling.generate_text`; equation (13.3).
-
-        Parameters
-        ----------
-        prompt
-            At least one character of the vocabulary; None starts as after a line end.
-        length
-            Number of characters to write.
-        temperature, top_k, top_p
-            τ, 0 or larger; of how many likeliest symbols, and of which share, one is drawn.
-        seed
-            The same seed gives the same text on the same machine; None draws a new one.
-
-        Returns
-        -------
-        str
-            The prompt and `length` characters.
-
-        Raises
-        ------
-        InvalidTypeError, InvalidValueError
-            If an argument has a wrong type; if it is out of range, or the prompt is empty
-            or has an unknown character.
-        """
-        return write_text(self, prompt, length, temperature, top_k, top_p, seed)
+    generate_text = sampling.generate_text
+    stream_text = sampling.stream_text
+    score = sampling.score_text
 
     def writer(self, state: State) -> Writer | None:
         """Return compiled code that writes on, or None where it would write otherwise.

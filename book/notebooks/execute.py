@@ -75,16 +75,31 @@ def make_environment(target: Path, root: Path = ROOT) -> Path:
         sysconfig.get_path("purelib", vars={"base": str(target)}, scheme="venv")
     )
     wanted = closure([*GIVEN, *settings(root)["requirements"].split()], colab=False)
-    for dist in distributions():
+    link(wanted, folder)
+    (folder / "hlstm").symlink_to(root / "hlstm")
+    (folder / "no_network.py").write_text(NO_NETWORK)
+    (folder / "no_network.pth").write_text("import no_network\n")
+    return python
+
+
+def link(wanted: set[str], folder: Path, path: list[str] | None = None) -> None:
+    """Link packages into the folder of an environment, as far as it lacks them.
+
+    Parameters
+    ----------
+    wanted
+        The packages, as module names.
+    folder
+        Where the environment keeps its packages.
+    path
+        The folders that hold them; none means those of this environment.
+    """
+    for dist in distributions(path=path or sys.path):
         if module_of(dist.name) in wanted:
             tops = {file.parts[0] for file in dist.files or []}
             for top in tops - {"..", "__pycache__"}:
                 if not (folder / top).exists():
                     (folder / top).symlink_to(Path(str(dist.locate_file(top))))
-    (folder / "hlstm").symlink_to(root / "hlstm")
-    (folder / "no_network.py").write_text(NO_NETWORK)
-    (folder / "no_network.pth").write_text("import no_network\n")
-    return python
 
 
 def kernel_manager(python: Path, folder: Path) -> AsyncKernelManager:

@@ -26,7 +26,7 @@ PACKAGE = "hlstm"
 TOP_LEVEL = (
     "load_corpus Vocabulary one_hot train_val_split LSTMCell LSTM DeepRNN set_forget_bias_ "
     "InvertedDropout clip_grad_norm_ boltzmann TrainConfig Trainer evaluate load_model "
-    "load_pretrained load_run save_int8 load_int8 compress decompress"
+    "load_pretrained load_run suggest save_int8 load_int8 compress decompress"
 ).split()
 
 

@@ -2,10 +2,12 @@
 
     python -m book.notebooks.setup_cell    write it into the chapters that lack it or have another
 
+The README's line with `pip install` says the same address, and is written with it.
 Colab has torch, numpy and matplotlib and must keep its own; the cell fetches the rest.
 The pages of the book leave it out.
 """
 
+import re
 import sys
 from collections.abc import Iterable
 from importlib.metadata import distributions
@@ -94,8 +96,17 @@ def put(notebook: NotebookNode, source: str) -> None:
     notebook.cells = [others[0], cell, *others[1:]]
 
 
+def install_line(root: Path = ROOT) -> str:
+    """The command that installs the package from its repository."""
+    known = settings(root)
+    return f"pip install git+{known['git_url']}@v{known['version']}"
+
+
 def main() -> None:
-    """Bring every chapter's cell in step with settings.ini."""
+    """Bring every chapter's cell, and the README, in step with settings.ini."""
+    readme = ROOT / "README.md"
+    text = re.sub(r"pip install git\+\S+", install_line(), readme.read_text("utf-8"))
+    readme.write_text(text, "utf-8", newline="\n")
     source = setup_source()
     for path in sorted((ROOT / "chapters").glob("*.ipynb")):
         old = path.read_text("utf-8")

@@ -5,10 +5,12 @@
 
 #include "vectors.hpp"
 
-// Fill p with the chances of V symbols, equations (13.3) and (13.12), each rounded to
-// the type of the logits z; k = 0 keeps all. False if the largest is not finite.
+// Fill p with the chances of V symbols, equations (13.3), (13.12) and (13.13), each
+// rounded to the type of the logits z. k = 0, top_p = 1 and min_p = 0 keep all.
+// False if the largest is not finite.
 template <class M>
-bool chances(const M* z, Size V, Size k, double tau, double top_p, double* p) {
+bool chances(const M* z, Size V, Size k, const double* how, double* p) {
+  const double tau = how[0], top_p = how[1], min_p = how[2];
   const double most = *std::max_element(z, z + V);
   if (!std::isfinite(most)) return false;
   if (std::any_of(z, z + V, [](M x) { return x != x; })) return false;
@@ -30,6 +32,9 @@ bool chances(const M* z, Size V, Size k, double tau, double top_p, double* p) {
       before += share;
     }
   }
+  const double lowest = tau * std::log(min_p);  // 0 · ln 0 is no number, and cuts none
+  for (Size i = 0; i < V; i++)
+    if (z[i] - most < lowest) p[i] = 0;
   const double total = std::accumulate(p, p + V, 0.0);
   for (Size i = 0; i < V; i++) p[i] = M(p[i] / total);
   return true;
@@ -48,7 +53,7 @@ inline Size hit(const double* p, Size V, double u) {
 template <class M>
 struct Chances {
   Size B, V, k;
-  const double* how;  // temperature, top_p
+  const double* how;  // temperature, top_p, min_p
   const M* z;         // (B, V)
   double* p;          // (B, V), NaN where the largest logit is not finite
 };
@@ -58,7 +63,6 @@ void chances(const Chances<M>& run) {
   for (Size b = 0; b < run.B; b++) {
     double* p = run.p + b * run.V;
     const M* z = run.z + b * run.V;
-    if (!chances(z, run.V, run.k, run.how[0], run.how[1], p))
-      std::fill(p, p + run.V, std::nan(""));
+    if (!chances(z, run.V, run.k, run.how, p)) std::fill(p, p + run.V, std::nan(""));
   }
 }

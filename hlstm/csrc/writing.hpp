@@ -7,7 +7,7 @@ template <class S>
 struct Write {
   Step<S> net;
   Size n, symbols, k;
-  const double* how;  // temperature, top_p
+  const double* how;  // temperature, top_p, min_p
   const double* u;    // (n, B), where the darts fall
   Size* ids;          // (n + 1, B), the first filled in, the others -1
 };
@@ -23,7 +23,7 @@ void write(const Write<S>& run) {
     step(net);
     for (Size b = 0; b < net.B; b++) {
       const Math<S>* z = net.logits + b * net.V;
-      if (chances(z, run.symbols, run.k, run.how[0], run.how[1], p.data()))
+      if (chances(z, run.symbols, run.k, run.how, p.data()))
         run.ids[(t + 1) * net.B + b] = hit(p.data(), run.symbols, run.u[t * net.B + b]);
       else
         finite = false;

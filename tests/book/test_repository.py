@@ -13,6 +13,7 @@ import yaml
 from nbformat import NotebookNode
 from pybtex.database import parse_file
 
+import hlstm
 from book import ROOT, settings
 from book.notebooks.exports import exported_modules, init_source
 from book.notebooks.reader import (
@@ -22,7 +23,7 @@ from book.notebooks.reader import (
     read,
     split_directives,
 )
-from book.notebooks.setup_cell import CELL_ID, put, setup_source
+from book.notebooks.setup_cell import CELL_ID, install_line, put, setup_source
 from tests.conftest import posix
 
 ALLOWED = {"torch", "numpy", "safetensors", "tqdm", "pooch", "tyro"} | set(
@@ -241,10 +242,13 @@ def test_directives_become_tags() -> None:
 def test_only_settings_name_the_owner(
     tracked: list[str], notebooks: dict[str, NotebookNode]
 ) -> None:
-    """And the set-up cells, which are generated from settings.ini."""
+    """And the set-up cells and a line of the README, generated from settings.ini."""
     owner = settings()["user"]
     named = {path for path in tracked if owner in read_text(path)}
-    assert named - {f"chapters/{name}.ipynb" for name in notebooks} == {"settings.ini"}
+    chapters = {f"chapters/{name}.ipynb" for name in notebooks}
+    assert named - chapters == {"settings.ini", "README.md"}
+    lines = [line for line in read_text("README.md").splitlines() if owner in line]
+    assert lines == [install_line()]
     for name, notebook in notebooks.items():
         for cell in notebook.cells:
             assert cell.id == CELL_ID or owner not in cell.source, f"{name} {cell.id}"
@@ -289,6 +293,15 @@ def test_works_that_are_cited_are_in_the_bibliography(tracked: list[str]) -> Non
     assert not missing
 
 
+def test_every_work_in_the_bibliography_is_cited(tracked: list[str]) -> None:
+    pages = "".join(read_text(p) for p in tracked if p.endswith((".ipynb", ".md")))
+    for key, entry in parse_file(ROOT / "book/site/references.bib").entries.items():
+        author = str(entry.persons["author"][0].last_names[0]).strip("{}")
+        links = [entry.fields.get("url"), entry.fields.get("doi")]
+        named = [author] if not any(links) else [link for link in links if link]
+        assert any(name in pages for name in named), f"{key} is cited nowhere"
+
+
 def test_bibliography_entries_are_complete() -> None:
     entries = parse_file(ROOT / "book/site/references.bib").entries
     unlinked = {"hochreiter1991", "mikolov2012"}
@@ -297,3 +310,16 @@ def test_bibliography_entries_are_complete() -> None:
         assert entry.persons.get("author") and entry.fields.get("title"), key
         assert entry.fields["year"] in key, key
         assert key in unlinked or {"doi", "url"} & entry.fields.keys(), key
+
+
+# The front page
+
+
+def test_the_front_page_shows_what_the_network_writes() -> None:
+    page = read_text("README.md")
+    shown = page.split("```text\n")[1].split("```")[0]
+    prompt, rest = shown.split("\n", 1)
+    net = hlstm.load_pretrained("shakespeare")
+    written = net.generate_text(f"{prompt}\n", len(rest), temperature=0.6, seed=2)
+    assert written == shown
+    assert len(shown.splitlines()) == 8

@@ -3,7 +3,9 @@
 The wheel goes into an empty environment with what it requires. A second environment holds
 what Colab has; there the set-up cell of a chapter fetches the rest, from a repository on
 this machine, and each chapter runs alone in an empty folder without a network. `make test`
-leaves most chapters to the build of the site, which runs them with the same packages.
+takes what is required from the environment that runs it, and leaves most chapters to the
+build of the site, which runs them with the same packages; `make release-check` fetches
+everything.
 """
 
 import os
@@ -24,7 +26,7 @@ import pytest
 from nbformat import NotebookNode
 
 from book import ROOT, settings
-from book.notebooks.execute import NO_NETWORK, kernel_manager, run, surroundings
+from book.notebooks.execute import NO_NETWORK, kernel_manager, link, run, surroundings
 from book.notebooks.execute import make_environment as make_lean
 from book.notebooks.exports import exported_modules
 from book.notebooks.reader import code_cells, download
@@ -120,14 +122,13 @@ def pip(python: Path, *words: str | Path) -> None:
 def colab_python() -> str:
     """Colab's Python, where this machine has it, or else the one that runs the tests.
 
-    On Linux, PyTorch for another Python may be a download of gigabytes. So only the check
-    of a release looks further than the path.
+    PyTorch for another Python may be a download of gigabytes. So only the check of a
+    release looks for one.
     """
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
-    for version in PYTHONS:
+    for version in PYTHONS if RELEASE else ():
         found = [shutil.which(f"python{version}")]
-        if RELEASE:
-            found += [str(path / "bin/python") for path in pyenv.glob(f"{version}.*")]
+        found += [str(path / "bin/python") for path in pyenv.glob(f"{version}.*")]
         for python in filter(None, found):
             if command(python, "-c", "import ensurepip").returncode == 0:
                 return python
@@ -194,7 +195,14 @@ def wheel(source: Path, folder: Path) -> Path:
 def empty(wheel: Path, folder: Path) -> Path:
     """An environment with the wheel and what it requires, and nothing else."""
     python = make_environment(folder / "empty", colab_python(), "--without-pip")
-    pip(python, wheel)
+    if RELEASE:
+        pip(python, wheel)
+        return python
+    needed = closure(settings()["requirements"].split(), colab=False)
+    link(needed, packages(python))
+    # It may fetch nothing, and finds that nothing is missing.
+    pip(python, "--no-index", wheel)
+    assert versions(python).keys() == needed | {OWN}
     return python
 
 
@@ -235,15 +243,16 @@ def colab(empty: Path, source: Path, folder: Path) -> Colab:
     """Torch, numpy, matplotlib, a kernel; then a chapter, whose set-up cell is real."""
     if os.name == "nt":
         pytest.skip("Colab is a Linux machine")
-    python = make_environment(folder / "colab", str(empty))
-    old, new = packages(empty), packages(python)
-    kept = closure(KEPT, [str(old)])
-    for dist in distributions(path=[str(old)]):
-        if module_of(dist.name) in kept:
-            for top in {file.parts[0] for file in dist.files or []} - {".."}:
-                if not (new / top).exists():
-                    (new / top).symlink_to(old / top)
-    pip(python, "matplotlib", "ipykernel")
+    python = make_environment(
+        folder / "colab", str(empty), *([] if RELEASE else ["--without-pip"])
+    )
+    if RELEASE:
+        old = [str(packages(empty))]
+        link(closure(KEPT, old), packages(python), old)
+        pip(python, "matplotlib", "ipykernel")
+    else:
+        there = closure([*KEPT, "matplotlib", "ipykernel", "pip"], colab=False)
+        link(there, packages(python))
     before, known = versions(python), settings()
     run_chapter(
         FIRST,

@@ -417,12 +417,12 @@ def test_transforms_take_the_readable_loop() -> None:
     ],
 )
 def test_compiled_sampling_writes_the_same_text(
-    net: hlstm.DeepRNN, how: dict[str, float]
+    net: hlstm.DeepRNN, how: dict[str, Any]
 ) -> None:
     texts = []
     for name in ("reference", "auto"):
         net.lstm.engine = name
-        texts.append(net.generate_text("a quick", length=700, seed=3, **how))  # type: ignore[arg-type]
+        texts.append(net.generate_text("a quick", length=700, seed=3, **how))
     assert texts[0] == texts[1]
     assert how["temperature"] == 0 or len(set(texts[0])) > 8
 
@@ -554,14 +554,19 @@ def test_the_writer_stops_where_a_stream_breaks(net: hlstm.DeepRNN) -> None:
 
 
 TAUS = [0.0, 5e-324, 1e-40, 0.3, 1.0, 5.0, 1e300]
+MIN_PS = [None, 5e-324, 0.02, 0.5, 1.0]
 TOP_PS = [None, 5e-324, 1e-40, 1e-9, 0.3, 0.9, 1 - 1e-8, 1 - 1e-12, 1.0]
 
 
 def compiled_chances(
-    z: Tensor, temperature: float, k: int | None, top_p: float | None
+    z: Tensor,
+    temperature: float,
+    k: int | None,
+    top_p: float | None,
+    min_p: float | None,
 ) -> Tensor:
     """From what the compiled code draws."""
-    limits = [temperature, 1.0 if top_p is None else top_p]
+    limits = [temperature, 1.0 if top_p is None else top_p, min_p or 0]
     how, p = torch.tensor(limits, dtype=torch.float64), torch.empty(z.shape).double()
     kernel.call("chances", z.dtype, *z.shape, k or 0, how, z.contiguous(), p)
     return p
@@ -574,10 +579,10 @@ def test_compiled_code_keeps_what_the_readable_code_keeps(dtype: torch.dtype) ->
     z = torch.cat([torch.randn(20, 30) * 4, torch.randint(-3, 3, (20, 30)).float()])
     z[::7, ::3], z[5] = -math.inf, 1.0
     z = z.to(dtype)
-    for temperature, k, top_p in itertools.product(TAUS, (None, 1, 7, 30), TOP_PS):
-        expected = next_distribution(z, temperature, k, top_p)
-        found = compiled_chances(z, temperature, k, top_p)
-        assert torch.equal(found > 0, expected > 0), (temperature, k, top_p)
+    for how in itertools.product(TAUS, (None, 1, 7, 30), TOP_PS, MIN_PS):
+        expected = next_distribution(z, *how)
+        found = compiled_chances(z, *how)
+        assert torch.equal(found > 0, expected > 0), how
         rtol = 1e-6 if dtype == torch.float32 else 1e-12
         torch.testing.assert_close(found, expected.double(), rtol=rtol, atol=0)
         assert (found.gather(1, z.argmax(1, keepdim=True)) > 0).all()
@@ -588,7 +593,11 @@ def test_compiled_code_keeps_what_the_readable_code_keeps(dtype: torch.dtype) ->
 def test_chances_of_what_is_not_finite(bad: float) -> None:
     z = torch.zeros(3, 4)
     z[1, 2], z[2] = bad, -math.inf
-    assert compiled_chances(z, 1.0, None, None).isnan().all(1).tolist() == [0, 1, 1]
+    assert compiled_chances(z, 1.0, None, None, 0.1).isnan().all(1).tolist() == [
+        0,
+        1,
+        1,
+    ]
 
 
 @needs_compiler
@@ -598,10 +607,16 @@ def test_chances_of_what_is_not_finite(bad: float) -> None:
     temperature=st.sampled_from([*TAUS, 1e-9]),
     k=st.none() | st.integers(1, 30),
     top_p=st.sampled_from(TOP_PS),
+    min_p=st.sampled_from(MIN_PS),
     u=st.floats(0, 1, exclude_max=True),
 )
 def test_compiled_draws_are_those_of_the_readable_code(
-    z: list[float], temperature: float, k: int | None, top_p: float | None, u: float
+    z: list[float],
+    temperature: float,
+    k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    u: float,
 ) -> None:
     z = [value + 1e-3 * place for place, value in enumerate(z)]
     k = None if k is None else min(k, len(z))
@@ -610,8 +625,8 @@ def test_compiled_draws_are_those_of_the_readable_code(
     head, state = (torch.zeros(len(z), 1), bias), tuple(torch.zeros(2, 1, 1, 1))
     dart = torch.tensor([[u]], dtype=torch.float64)
     ids = torch.tensor([0])
-    drawn = Writer([layer], head, state).write(ids, dart, temperature, k, top_p)
-    p = next_distribution(bias[None], temperature, k, top_p)
+    drawn = Writer([layer], head, state).write(ids, dart, temperature, k, top_p, min_p)
+    p = next_distribution(bias[None], temperature, k, top_p, min_p)
     sums = p.double().cumsum(-1)[0]
     if ((sums / sums[-1] - u).abs() > 1e-6).all():  # not on the line between two
         assert drawn.item() == draw(p, dart).item()

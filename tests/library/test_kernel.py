@@ -18,6 +18,7 @@ from tests.conftest import posix
 
 pytestmark = posix
 # In place of the headers, which take seconds: what is cached is the same to the cache.
+# `test_many_at_once` tries the flags on the real ones.
 SMALL = 'extern "C" int answer() { return 42; }\n'
 
 needs_compiler = pytest.mark.skipif(not shutil.which("c++"), reason="there is no c++")
@@ -30,6 +31,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.delenv("HLSTM_MAX_CPU_ISA", raising=False)
     monkeypatch.setattr(kernel, "MAIN", SMALL)
+    monkeypatch.setattr(kernel, "PROBE", SMALL)
     kernel.find_library.cache_clear()
     kernel.warn_once.cache_clear()
     yield tmp_path / "cache" / "hlstm"
@@ -298,13 +300,19 @@ def test_source_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_compiler
 def test_many_at_once(own_cache: Path, tmp_path: Path) -> None:
     """Processes that find an empty cache at the same time all find the code."""
-    script = (
-        f"from hlstm import kernel; kernel.MAIN = {SMALL!r}; "
-        "print(kernel.find_library().answer())"
-    )
-    command = [sys.executable, "-c", script]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
-    assert [run.communicate()[0] for run in runs] == [b"42\n"] * 3
+    script = f"""
+import os
+from hlstm import kernel
+kernel.MAIN = {SMALL!r}
+children = []
+for _ in range(3):
+    children.append(os.fork())
+    if not children[-1]:
+        os._exit(kernel.find_library().answer())
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+"""
+    run = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert run.stdout == b"[42, 42, 42]\n"
     (built,) = own_cache.glob("*.so")
     assert kernel.is_whole(built)
     assert sorted(own_cache.iterdir()) == [built.with_suffix(".sha256"), built]

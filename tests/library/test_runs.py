@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import hlstm
-from hlstm import files, runs
+from hlstm import files, runs, snapshot
 from hlstm.checks import HlstmError, InvalidValueError
 from hlstm.dropout import InvertedDropout
 from hlstm.runs import FolderInUseError, TrainingInterrupted, locked
@@ -87,11 +87,12 @@ def test_what_shapes_training_survives(tmp_path: Path, what: str) -> None:
 
 
 def test_freezing_on_the_way_survives(tmp_path: Path) -> None:
-    def freezing(subject: hlstm.Trainer) -> hlstm.Trainer:
-        def act() -> None:
-            subject.net.lstm.requires_grad_(subject.position.step % 8 == 0)
+    class Freezing:
+        def on_evaluation(self, trainer: hlstm.Trainer) -> None:
+            trainer.net.lstm.requires_grad_(trainer.position.step % 8 == 0)
 
-        subject.on_evaluation = act
+    def freezing(subject: hlstm.Trainer) -> hlstm.Trainer:
+        subject.callbacks.append(Freezing())
         return subject
 
     whole = freezing(trainer())
@@ -125,9 +126,9 @@ def test_another_engine_is_told(
 ) -> None:
     with pytest.raises(TrainingInterrupted):
         at_step(trainer(), 7, interrupt()).fit(*texts(), folder=tmp_path)
-    machine = runs.describe_machine(trainer().net)
+    machine = snapshot.describe_machine(trainer().run)
     other = machine | {"compiled engine": not machine["compiled engine"]}
-    monkeypatch.setattr(runs, "describe_machine", lambda net: other)
+    monkeypatch.setattr(runs, "describe_machine", lambda run: other)
     with pytest.warns(RuntimeWarning, match="compiled engine .* then, .* last bits"):
         hlstm.Trainer.resume(tmp_path, progress=False)
 
@@ -215,31 +216,73 @@ def test_what_is_saved_can_be_loaded_or_saving_refuses(
         assert_survives(ODD[what], tmp_path / "two")
 
 
-def other_class(subject: hlstm.Trainer) -> None:
-    parameters = subject.net.parameters()
-    subject.optimizer = torch.optim.SGD(parameters, 0.1)
+MAKERS: dict[str, Callable[[hlstm.DeepRNN], torch.optim.Optimizer]] = {
+    "another class": lambda net: torch.optim.SGD(net.parameters(), 0.1, momentum=0.9),
+    "one group": lambda net: torch.optim.AdamW(net.parameters()),
+    "another order": lambda net: torch.optim.AdamW([*net.parameters()][::-1]),
+    "the head alone": lambda net: torch.optim.AdamW(
+        (net.lstm.requires_grad_(False), net.head)[1].parameters()
+    ),
+}
 
 
-def two_groups(subject: hlstm.Trainer) -> None:
-    first, *rest = subject.net.parameters()
-    subject.optimizer = torch.optim.AdamW([{"params": [first]}, {"params": rest}])
+@pytest.mark.parametrize("what", MAKERS)
+def test_another_optimizer_comes_back_where_its_function_is_given(
+    tmp_path: Path, what: str
+) -> None:
+    def new() -> hlstm.Trainer:
+        net = trainer().net
+        torch.manual_seed(1)
+        return hlstm.Trainer(net, CONFIG, optimizer=MAKERS[what], progress=False)
 
-
-def other_order(subject: hlstm.Trainer) -> None:
-    subject.optimizer = torch.optim.AdamW([*subject.net.parameters()][::-1])
+    new().fit(*texts(), folder=tmp_path / "whole")
+    with pytest.raises(TrainingInterrupted):
+        at_step(new(), 7, interrupt()).fit(*texts(), folder=tmp_path / "run")
+    before = contents(tmp_path / "run")
+    with pytest.raises(
+        InvalidValueError, match="the run has another optimizer: .* opt"
+    ):
+        hlstm.Trainer.resume(tmp_path / "run", progress=False)
+    assert contents(tmp_path / "run") == before
+    # Whoever only looks needs no optimiser.
+    assert runs.run_info(tmp_path / "run")["files"].keys() == before.keys() - {
+        "metrics.jsonl"
+    }
+    assert not hlstm.load_run(tmp_path / "run").training
+    torch.manual_seed(99)
+    resumed = hlstm.Trainer.resume(
+        tmp_path / "run", optimizer=MAKERS[what], progress=False
+    )
+    resumed.fit(*texts(), folder=tmp_path / "run")
+    assert_same(newest(tmp_path / "run"), newest(tmp_path / "whole"))
 
 
 def head_replaced(subject: hlstm.Trainer) -> None:
     subject.net.head = nn.Linear(3, 5)
 
 
-@pytest.mark.parametrize("act", [other_class, two_groups, other_order, head_replaced])
+def of_another_network(subject: hlstm.Trainer) -> None:
+    subject.optimizer = torch.optim.AdamW(trainer().net.parameters())
+
+
+def half_left_out(subject: hlstm.Trainer) -> None:
+    subject.optimizer = torch.optim.AdamW(subject.net.head.parameters())
+
+
+ACTS = {
+    head_replaced: "no longer, one of the network",
+    of_another_network: "no longer, one of the network",
+    half_left_out: "leaves out lstm.weight_ih_l0, which learns: freeze",
+}
+
+
+@pytest.mark.parametrize(("act", "words"), ACTS.items())
 def test_an_optimizer_that_cannot_come_back_is_refused(
-    tmp_path: Path, act: Callable[[hlstm.Trainer], None]
+    tmp_path: Path, act: Callable[[hlstm.Trainer], None], words: str
 ) -> None:
     subject = trainer()
     act(subject)
-    with pytest.raises(InvalidValueError, match="one torch.optim.AdamW over net.param"):
+    with pytest.raises(InvalidValueError, match=words):
         subject.fit(*texts(), folder=tmp_path)
     assert contents(tmp_path) == {} and subject.history.loss == []
     assert len(trainer().fit(*texts(), folder=tmp_path).loss) == STEPS
@@ -252,13 +295,14 @@ def test_an_optimizer_that_cannot_come_back_is_refused(
 def test_an_error_between_two_steps_loses_no_work(
     tmp_path: Path, error: type[BaseException]
 ) -> None:
-    def gone() -> None:
-        if subject.position.step == 8:
-            raise error("gone")
+    class Gone:
+        def on_evaluation(self, trainer: hlstm.Trainer) -> None:
+            if trainer.position.step == 8:
+                raise error("gone")
 
     trainer().fit(*texts(), folder=tmp_path / "whole")
     subject, folder = trainer(replace(CONFIG, save_every=0)), tmp_path / "run"
-    subject.on_evaluation = gone
+    subject.callbacks.append(Gone())
     with pytest.raises(error, match="gone") as caught:
         subject.fit(*texts(), folder=folder)
     assert newest(folder).name == "step-00000008.safetensors"
@@ -355,8 +399,9 @@ def test_a_locked_folder_is_handed_on(tmp_path: Path) -> None:
             hlstm.Trainer.resume(tmp_path / "run").fit(*texts(), folder=folder)
 
 
-def test_a_folder_that_only_a_best_network_is_in_is_not_new(tmp_path: Path) -> None:
-    trainer().net.save(tmp_path / "best.safetensors")
+@pytest.mark.parametrize("left", ["best.safetensors", "metrics.jsonl"])
+def test_a_folder_with_the_rest_of_a_run_is_not_new(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).touch()
     with pytest.raises(FileExistsError, match="holds a run already"):
         runs.check_new(tmp_path)
 
@@ -448,7 +493,7 @@ def test_a_reader_looks_again_where_the_only_file_was_replaced(
             step[0] += 1
             more = {
                 f"history.{k}": torch.zeros(step[0]).double()
-                for k in ("loss", "grad_norm")
+                for k in ("loss", "grad_norm", "learning_rate")
             }
             files.save_tensors(
                 tmp_path / runs.checkpoint_name(step[0]),
@@ -490,7 +535,11 @@ def test_readers_beside_a_run_that_keeps_one_checkpoint(tmp_path: Path) -> None:
                 failures.append(error)
             reads.append(subject.position.step)
 
-    subject.on_evaluation = started.set
+    class Starting:
+        def on_evaluation(self, trainer: hlstm.Trainer) -> None:
+            started.set()
+
+    subject.callbacks.append(Starting())
     thread = threading.Thread(target=read)
     thread.start()
     try:
@@ -540,4 +589,4 @@ def test_the_default_device_does_not_matter(tmp_path: Path) -> None:
 def test_the_checksum_takes_what_a_text_may_be_in() -> None:
     ids: Tensor = texts()[0]
     for value in (ids.tolist(), ids.numpy().astype(np.uint8), ids.int()):
-        assert runs.text_sha256(value) == runs.text_sha256(ids)
+        assert snapshot.text_sha256(value) == snapshot.text_sha256(ids)

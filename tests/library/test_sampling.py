@@ -3,6 +3,7 @@
 import copy
 import gc
 import io
+import itertools
 import math
 import pickle
 import random
@@ -11,7 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from decimal import Decimal, localcontext
 from fractions import Fraction
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -30,9 +32,11 @@ from hlstm.sampling import (
     entropy,
     generate_ids,
     generate_text,
+    keep_min_p,
     keep_top_k,
     keep_top_p,
     next_distribution,
+    score_text,
     stream_text,
 )
 
@@ -87,17 +91,21 @@ def test_logits_at_the_ends_of_float64(tau: float) -> None:
     TAUS,
     st.none() | st.integers(1, 3),
     st.none() | st.sampled_from([5e-324, 1e-9, 1]) | st.floats(0.01, 1),
+    st.none() | st.sampled_from([0, 5e-324, 1e-9, 1]) | st.floats(0, 1),
 )
 def test_the_cuts_keep_the_likeliest(
-    values: list[float], tau: float, k: int | None, p: float | None
+    values: list[float], tau: float, k: int | None, p: float | None, least: float | None
 ) -> None:
     logits = torch.tensor(values)
-    kept = next_distribution(logits, tau, k, p)
+    kept = next_distribution(logits, tau, k, p, least)
     check_distribution(kept, logits)
     whole = hlstm.boltzmann(logits, tau).double()
     assert whole[kept > 0].max() == whole.max(), "a likeliest symbol stays"
     assert k is None or (kept > 0).sum() <= k
-    if k is None and p is not None:
+    assert (whole[kept > 0] >= (least or 0) * whole.max() * (1 - 1e-6) - 1e-30).all()
+    if k is None and p is None and least is not None:
+        assert (kept[whole > least * whole.max() * (1 + 1e-6) + 1e-30] > 0).all()
+    if k is None and p is not None and least is None:
         assert whole[kept > 0].sum() >= p - 1e-6
         n = int((kept > 0).sum())
         fewer = whole.sort(descending=True).values[: n - 1].sum()
@@ -118,7 +126,7 @@ def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0], [0.0, bad, 1.0]])
     for tau in (0, 1e-300, 1.0):
         cuts: dict[str, Any]
-        for cuts in ({}, {"top_k": 1}, {"top_p": 0.5}):
+        for cuts in ({}, {"top_k": 1}, {"top_p": 0.5}, {"min_p": 0.5}):
             with pytest.raises(ValueError, match=f"one is {bad}; look for weights"):
                 next_distribution(logits, tau, **cuts)
 
@@ -138,6 +146,7 @@ def test_any_kind_of_number_is_a_temperature(one: Any) -> None:
     z = torch.tensor([1.0, 2.0, 3.0])
     assert torch.equal(hlstm.boltzmann(z, one), hlstm.boltzmann(z))
     assert torch.equal(keep_top_p(z, one), z)
+    assert torch.isfinite(keep_min_p(z, one)).tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("engine", ["auto", "reference"])
@@ -151,8 +160,9 @@ def test_any_kind_of_integer_counts(kind: Any, engine: str) -> None:
         generate_ids(net, ids, **others), generate_ids(net, ids, **plain)
     )
     half = {"temperature": Fraction(1, 2), "top_p": Fraction(1, 2), "seed": 0}
-    text = generate_text(net, "a", 9, temperature=0.5, top_p=0.5, seed=0)
-    assert generate_text(net, "a", 9, **half) == text  # type: ignore[arg-type]
+    half["min_p"] = Fraction(1, 2)
+    text = generate_text(net, "a", 9, temperature=0.5, top_p=0.5, min_p=0.5, seed=0)
+    assert generate_text(net, "a", 9, **half) == text  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("seed", [0, 2**63, 2**64 - 1, -1, -(2**63)])
@@ -161,7 +171,7 @@ def test_the_seeds_are_those_of_torch(seed: int) -> None:
     assert net.generate_text("a", 5, seed=seed) == net.generate_text("a", 5, seed=seed)
 
 
-# What is kept: equation (13.12) to sixty digits
+# What is kept: equations (13.12) and (13.13) to sixty digits
 
 KEPT_LOGITS: dict[str, list[float]] = {
     "one": [0.5],
@@ -179,40 +189,58 @@ KEPT_LOGITS: dict[str, list[float]] = {
 KEPT_TAUS = [0.0, 5e-324, 1e-300, 1e-30, 0.01, 0.5, 1.0, 3.0, 1e6, 1e30, 1e300, 1.7e308]
 KEPT_PS = [None, 5e-324, 1e-300, 1e-9, 0.1, 0.3, 0.5, 0.9, 1 - 1e-9, 1 - 2**-53, 1.0]
 KEPT_KS = [None, 1, 2, 3]
+KEPT_MIN_PS = [0.0, 5e-324, 1e-300, 1e-9, 0.05, 0.5, 1 - 1e-9, 1.0]
+
+
+Cut = tuple[int | None, float | None, float | None]
+
+
+@cache
+def weigh(logits: tuple[float, ...], tau: float) -> list[tuple[int, Decimal]]:
+    """Return the symbols that are possible and exp((z − max) / τ), the largest first."""
+    order = sorted(range(len(logits)), key=lambda i: -logits[i])
+    with localcontext(prec=60, Emin=-(10**9)):
+        down = {
+            i: Decimal(logits[i]) - Decimal(logits[order[0]])
+            for i in order
+            if logits[i] > -math.inf
+        }
+        if tau == 0:
+            return [(i, Decimal(d == 0)) for i, d in down.items()]
+        return [
+            (i, max(d / Decimal(tau), Decimal(-2000)).exp()) for i, d in down.items()
+        ]
 
 
 def kept_exactly(
-    logits: list[float], tau: float, k: int | None, p: float | None
+    logits: list[float], tau: float, cut: Cut
 ) -> list[tuple[int, Decimal, bool]]:
     """Return each symbol that may stay, its share, and whether rounding decides."""
-    with localcontext() as context:
-        context.prec, context.Emin = 60, -(10**9)
-        order = sorted(range(len(logits)), key=lambda i: -logits[i])
-        order = [i for i in order[: k or len(order)] if logits[i] > -math.inf]
-        top = Decimal(logits[order[0]])
-        down = [Decimal(logits[i]) - top for i in order]
-        if tau == 0:
-            weights = [Decimal(d == 0) for d in down]
-        else:
-            weights = [(max(d / Decimal(tau), Decimal(-2000))).exp() for d in down]
-        whole, before, found = sum(weights), Decimal(0), []
-        for i, weight in zip(order, weights, strict=True):
-            share = weight / whole
-            close = p is not None and p < 1 and i != order[0]
+    k, p, least = cut
+    with localcontext(prec=60, Emin=-(10**9)):
+        weights = weigh(tuple(logits), tau)[:k]
+        whole, before, found = sum(w for _, w in weights), Decimal(0), []
+        bound = Decimal(least or 0)  # the likeliest weighs 1
+        for i, weight in weights:
+            share, equal = weight / whole, logits[i] == max(logits)
+            close = p is not None and p < 1 and i != weights[0][0]
             doubt = close and abs(before - Decimal(p or 1)) < Decimal("1e-13")
-            if not close or before < Decimal(p or 1) or doubt:
-                found.append((i, share, doubt))
+            edge = not equal and abs(weight - bound) < Decimal("1e-12") * bound
+            if (not close or before < Decimal(p or 1) or doubt) and (
+                weight >= bound or edge
+            ):
+                found.append((i, share, doubt or edge))
             before += share
     return found
 
 
-def grid() -> Iterator[tuple[list[float], float, int | None, float | None]]:
+def grid() -> Iterator[tuple[list[float], float, Cut]]:
     """Every case of the tables above; the compiled `draw` is held to the same."""
+    cuts: list[Cut] = [(k, p, None) for k in KEPT_KS for p in KEPT_PS]
+    cuts += [(None, None, m) for m in KEPT_MIN_PS] + [(2, None, 0.5), (3, 0.9, 0.05)]
     for logits in KEPT_LOGITS.values():
-        for tau in KEPT_TAUS:
-            for k in KEPT_KS:
-                for p in KEPT_PS:
-                    yield logits, tau, None if k is None else min(k, len(logits)), p
+        for tau, (k, p, m) in itertools.product(KEPT_TAUS, cuts):
+            yield logits, tau, (None if k is None else min(k, len(logits)), p, m)
 
 
 @pytest.mark.parametrize(
@@ -220,13 +248,13 @@ def grid() -> Iterator[tuple[list[float], float, int | None, float | None]]:
 )
 def test_what_is_kept_is_what_the_equation_keeps(dtype: torch.dtype) -> None:
     smallest = torch.finfo(dtype).smallest_normal
-    for values, tau, k, p in grid():
+    for values, tau, cut in grid():
         z = torch.tensor(values, dtype=dtype)
         if z.max() == math.inf:
             continue  # too large for this type
-        stays = kept_exactly(z.tolist(), tau, k, p)
-        found = next_distribution(z, tau, k, p)
-        case = (values, tau, k, p)
+        stays = kept_exactly(z.tolist(), tau, cut)
+        found = next_distribution(z, tau, *cut)
+        case = (values, tau, cut)
         kept, doubtful = {i for i, _, _ in stays}, {i for i, _, d in stays if d}
         assert set(found.nonzero().flatten().tolist()) <= kept, case
         for i, share, _ in stays:
@@ -253,15 +281,15 @@ def test_both_samplers_draw_the_same(dtype: torch.dtype) -> None:
             pytest.skip("no compiled code here")
         writer.write(read, dart, 1.0, None, None)
         last = writer.logits.clone()  # what it draws from, whatever the network says
-        for tau, k, p in {case[1:] for case in grid() if case[0] is values}:
-            if any(doubt for *_, doubt in kept_exactly(last[0].tolist(), tau, k, p)):
+        for tau, cut in {case[1:] for case in grid() if case[0] is values}:
+            if any(doubt for *_, doubt in kept_exactly(last[0].tolist(), tau, cut)):
                 continue
-            shares = next_distribution(last, tau, k, p)[0].double()
+            shares = next_distribution(last, tau, *cut)[0].double()
             sums = shares.cumsum(-1)
             wide = (shares > 1e-10).nonzero().flatten()
             darts = ((sums - shares / 2) / sums[-1])[wide]
-            drawn = [int(writer.write(read, u.view(1, 1), tau, k, p)) for u in darts]
-            assert drawn == wide.tolist(), (name, tau, k, p)
+            drawn = writer.write(read, darts[:, None], tau, *cut)[:, 0]
+            assert drawn.tolist() == wide.tolist(), (name, tau, cut)
 
 
 def saying(logits: list[float], dtype: torch.dtype) -> hlstm.DeepRNN:
@@ -302,6 +330,7 @@ NO_INTEGERS = [2.0, True, "2", math.nan, np.float64(2), torch.tensor(2.0), Fract
 WRONG_TYPES = [
     *(("temperature", t) for t in NO_NUMBERS),
     *(("top_p", p) for p in NO_NUMBERS if p is not None),
+    *(("min_p", p) for p in NO_NUMBERS if p is not None),
     *(("top_k", k) for k in NO_INTEGERS),
     *(("length", n) for n in [*NO_INTEGERS, None]),
     *(("seed", n) for n in [*NO_INTEGERS, 1.5, "a"]),
@@ -309,6 +338,7 @@ WRONG_TYPES = [
 WRONG_VALUES = [
     *(("temperature", t) for t in (-1, -1e-300, math.inf, 10**400, math.nan)),
     *(("top_p", p) for p in (0, -0.5, 1.0001, math.inf, math.nan, Fraction(3, 2))),
+    *(("min_p", p) for p in (-0.5, -5e-324, 1.0001, math.inf, math.nan)),
     *(("top_k", k) for k in (0, -1, V + 1, np.int64(0), 10**30)),
     *(("length", n) for n in (-1, np.int64(-1))),
     *(("seed", n) for n in (2**64, -(2**63) - 1, 10**400)),
@@ -351,12 +381,57 @@ def test_bad_prompts_are_named() -> None:
         with pytest.raises(ValueError, match=message):
             stream_text(net, prompt)
     no_text: Any
-    for no_text in (b"ab", ["a", "b"], 7, 1.5, True, torch.zeros(1, 1), net):
+    for no_text in (b"ab", 7, 1.5, True, torch.zeros(1, 1), net):
         kind = type(no_text).__name__
-        with pytest.raises(InvalidTypeError, match=f"the prompt is a str .*, a {kind}"):
-            net.generate_text(no_text)
+        for write in (net.generate_text, partial(score_text, net, "a")):
+            with pytest.raises(
+                InvalidTypeError, match=f"the prompt is a str .*, a {kind}"
+            ):
+                write(no_text)
         with pytest.raises(InvalidTypeError, match="the prompt is a str"):
             stream_text(net, no_text)
+    no_text = ["a", "b"]
+    with pytest.raises(InvalidTypeError, match="the prompt is a str .*, a list"):
+        stream_text(net, no_text)
+
+
+def test_bad_lists_of_prompts_are_named() -> None:
+    net: Any = network()
+    cases: list[tuple[Any, Any, str]] = [
+        ([], {}, "the list of prompts is empty"),
+        ((), {}, "the list of prompts is empty"),
+        (["a", ""], {}, "the prompt is empty"),
+        (["a", "abé"], {}, r"U\+00E9 .* first at position 2"),
+        (["a", "b"], {"num_samples": 2}, "num_samples is for one prompt, and got 2"),
+        (["a"], {"num_samples": 1}, "num_samples is for one prompt, and got 1"),
+        ("a", {"num_samples": 0}, "num_samples is an integer, 1 or larger, and got 0"),
+        ("a", {"num_samples": -3}, "num_samples is an integer, 1 or larger"),
+    ]
+    for prompt, more, message in cases:
+        with pytest.raises(ValueError, match=message) as caught:
+            generate_text(net, prompt, 3, **more)
+        assert isinstance(caught.value, HlstmError)
+    wrong: Any
+    for wrong in (["a", 7], ["a", b"a"], [["a"]]):
+        with pytest.raises(InvalidTypeError, match="the prompt is a str or None"):
+            generate_text(net, wrong)
+    for wrong in [*NO_INTEGERS, "a"]:
+        with pytest.raises(InvalidTypeError, match="num_samples is an integer"):
+            generate_text(net, "a", 3, num_samples=wrong)
+
+
+@pytest.mark.parametrize("write", [generate_text, stream_text])
+def test_bad_stops_are_named(write: Callable[..., Any]) -> None:
+    net = network()
+    for stop in ("", [], (), ["a", ""], [""]):
+        with pytest.raises(InvalidValueError, match="stop is empty.* or None"):
+            write(net, "a", 3, stop=stop)
+    for stop in ("aé", ["a", "é"]):
+        with pytest.raises(InvalidValueError, match="stop '.*é' cannot come: .* 'é'"):
+            write(net, "a", 3, stop=stop)
+    for no_stop in (b"a", 7, ["a", 7], [b"a"], {"a": 1}, True):
+        with pytest.raises(InvalidTypeError, match="stop is a str or a list of them"):
+            write(net, "a", 3, stop=no_stop)
 
 
 def test_bad_ids_are_named() -> None:
@@ -387,8 +462,9 @@ def test_no_prompt_starts_as_after_a_line_end(symbols: str, start: str) -> None:
 def test_the_three_ways_to_write_agree() -> None:
     net, prompt = network(), "ab"
     settings: dict[str, Any]
-    for settings in ({}, {"temperature": 0}, {"top_k": 3, "top_p": 0.9}):
-        text = net.generate_text(prompt, 20, seed=3, **settings)
+    cuts = {"top_k": 5, "top_p": 0.9, "min_p": 0.2}
+    for settings in ({}, {"temperature": 0}, cuts):
+        text = generate_text(net, prompt, 20, seed=3, **settings)
         stream = stream_text(net, prompt, 20, seed=3, **settings)
         ids = generate_ids(
             net,
@@ -828,6 +904,256 @@ def test_memory_for_a_character_is_bounded() -> None:
     assert growth(lambda n: generate_ids(net, ids, n)) < 30
 
 
+# Until a stop
+
+
+class Parrot(torch.nn.Module):
+    """A network that says a text, over and over, and counts what it has read."""
+
+    def __init__(self, text: str, symbols: str = "ab") -> None:
+        super().__init__()
+        self.vocab, self.text, self.reads = hlstm.Vocabulary(symbols), text, 0
+
+    def forward(self, ids: Tensor, place: Any = None) -> tuple[Tensor, Any]:
+        """The state is the place in the text."""
+        place, self.reads = place or 0, self.reads + 1
+        logits = torch.zeros(*ids.shape, len(self.vocab))
+        logits[..., self.vocab.index[self.text[place % len(self.text)]]] = 1
+        return logits, place + 1
+
+
+def cut_off(text: str, stops: list[str]) -> tuple[str, int]:
+    """The text before the first stop, and how many characters it takes to know."""
+    ends = {s: text.index(s) + len(s) for s in stops if s in text}
+    if not ends:
+        return text, len(text)
+    first = min(ends.values())
+    return text[: min(text.index(s) for s in ends if ends[s] == first)], first
+
+
+def known(text: str, stops: list[str], n: int) -> int:
+    """How many of n characters can be in no stop that may still come."""
+    starts = range(n)
+    open_ = [j for j in starts if any(s.startswith(text[j:n]) for s in stops)]
+    return min(open_, default=n)
+
+
+WORDS = st.text("ab", min_size=1, max_size=5)
+
+
+@given(st.text("ab", min_size=1, max_size=20), st.lists(WORDS, min_size=1, max_size=3))
+def test_a_text_ends_before_the_first_stop(text: str, stops: list[str]) -> None:
+    wanted, drawn = cut_off(text, stops)
+    net, length = Parrot(text), len(text)
+    found = generate_text(net, "ab", length, 0, stop=stops, with_prompt=False)
+    assert (found, net.reads) == (wanted, drawn)
+    net = Parrot(text)
+    stream = stream_text(net, "ab", length, 0, stop=stops)
+    for k, character in enumerate(wanted):
+        assert next(stream) == character
+        # As soon as no stop can hold it, and not before.
+        assert net.reads == drawn or (
+            known(text, stops, net.reads - 1) <= k < known(text, stops, net.reads)
+        )
+    assert next(stream, None) is None and net.reads == drawn
+
+
+def test_one_stop_is_a_list_of_one() -> None:
+    assert generate_text(Parrot("aab"), "b", 9, 0, stop="ab") == "ba"
+    assert generate_text(Parrot("aab"), "b", 9, 0, stop=("ab",)) == "ba"
+    assert generate_text(Parrot("ab"), "b", 9, 0, stop="a", with_prompt=False) == ""
+
+
+def test_the_prompt_is_no_part_of_a_stop() -> None:
+    assert generate_text(Parrot("bbab"), "aba", 9, 0, stop="ab") == "ababb"
+    assert "".join(stream_text(Parrot("bbab"), "aba", 9, 0, stop="ab")) == "bb"
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_stops_end_a_text_that_is_the_same_otherwise(engine: str) -> None:
+    net = network(engine=engine)
+    whole = net.generate_text("ab", 300, seed=4)[2:]
+    for stop in (whole[150:152], whole[250:260], [whole[200:203], whole[120:124]]):
+        stops = [stop] if isinstance(stop, str) else stop
+        wanted, _ = cut_off(whole, stops)
+        text = generate_text(net, "ab", 300, seed=4, stop=stop)
+        assert text == "ab" + wanted and len(wanted) < 299
+        assert "".join(stream_text(net, "ab", 300, seed=4, stop=stop)) == wanted
+
+
+# Several texts
+
+
+def one_by_one(net: Any, prompts: list[str], length: int, seed: int) -> list[str]:
+    """What a batch writes, by calling the network on each prompt alone."""
+    generator, alone = torch.Generator().manual_seed(seed), len(prompts)
+    u = [
+        torch.rand(alone, 1, generator=generator, dtype=torch.float64)
+        for _ in range(length)
+    ]
+    texts = []
+    for row, text in enumerate(prompts):
+        ids, state = net.vocab.encode(text)[None], None
+        for darts in u:
+            with torch.no_grad():
+                logits, state = net(ids, state)
+            ids = draw(next_distribution(logits[:, -1], 0.8), darts[row : row + 1])
+            text += net.vocab.decode(ids[0])
+        texts.append(text)
+    return texts
+
+
+class Named(NamedTuple):
+    h: Tensor
+
+
+class InNames(AnyNetwork):
+    """Its state is a tuple of names."""
+
+    def forward(self, ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        logits, h = super().forward(ids, None if state is None else state.h)
+        return logits, Named(h)
+
+
+class NoMemory(AnyNetwork):
+    """It sees one character, and has no state."""
+
+    def forward(self, ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        return self.head(self.embedding(ids)), None
+
+
+MAKES: dict[str, Callable[[], Any]] = {
+    "compiled": network,
+    "readable": lambda: network(engine="reference"),
+    "a tensor": lambda: AnyNetwork(in_dict=False),
+    "a dict": lambda: AnyNetwork(in_dict=True),
+    "names": lambda: InNames(in_dict=False),
+    "nothing": lambda: NoMemory(in_dict=False),
+}
+PROMPTS = ["abc", "d", "\nab", "hgfedcba", "d"]
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_prompts_of_any_lengths_are_one_batch(make: str) -> None:
+    net = MAKES[make]().double().eval()
+    texts = generate_text(net, PROMPTS, 40, seed=7)
+    assert texts == one_by_one(net, PROMPTS, 40, seed=7)
+    assert texts[1] != texts[4], "each text has its own darts"
+    assert generate_text(net, tuple(PROMPTS), 40, seed=7) == texts
+    bare = generate_text(net, PROMPTS, 40, seed=7, with_prompt=False)
+    assert [p + t for p, t in zip(PROMPTS, bare, strict=True)] == texts
+    assert generate_text(net, PROMPTS, 0) == PROMPTS
+    assert generate_text(net, ["abc"], 40, seed=7) == [
+        generate_text(net, "abc", 40, seed=7)
+    ]
+
+
+def test_a_batch_reads_prompts_of_one_length_together() -> None:
+    net = network(engine="reference")
+    watched = Watched(net)
+    generate_text(net, PROMPTS, 3)
+    assert watched.read == [(2, 3), (2, 1), (1, 8), (5, 1), (5, 1)]
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_each_text_of_a_batch_ends_by_itself(engine: str) -> None:
+    net = network(engine=engine)
+    whole = generate_text(net, PROMPTS, 60, seed=7, with_prompt=False)
+    stops = [text[k : k + 2] for text, k in zip(whole, (50, 40, 3), strict=False)]
+    found = generate_text(
+        net, PROMPTS, 60, seed=7, with_prompt=False, stop=stops, min_p=0
+    )
+    assert found == [cut_off(text, stops)[0] for text in whole]
+    assert len({*map(len, found)}) > 1
+
+
+def test_nothing_is_drawn_after_the_last_text_has_ended() -> None:
+    net = network(engine="reference")
+    whole = generate_text(net, ["ab", "b"], 60, seed=7, with_prompt=False)
+    watched = Watched(net)
+    generate_text(net, ["ab", "b"], 60, seed=7, stop="a")
+    last = max(cut_off(text, ["a"])[1] for text in whole)
+    assert last < 60 and len(watched.read) == last + 1
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_samples_continue_one_prompt(engine: str) -> None:
+    net = network(engine=engine)
+    texts = generate_text(net, "ab", 30, seed=1, num_samples=4)
+    assert texts == generate_text(net, 4 * ["ab"], 30, seed=1) and len({*texts}) == 4
+    assert generate_text(net, "ab", 30, seed=1, num_samples=1) == [
+        generate_text(net, "ab", 30, seed=1)
+    ]
+    ids = net.vocab.encode("ab").expand(4, -1)
+    rows = generate_ids(net, ids, 30, seed=1)
+    assert [net.vocab.decode(row) for row in rows] == texts
+    free = generate_text(net, length=9, seed=1, num_samples=2)
+    assert [len(text) for text in free] == [9, 9]
+    assert free == [
+        text[1:] for text in generate_text(net, "\n", 9, seed=1, num_samples=2)
+    ]
+
+
+@pytest.mark.parametrize("state", [torch.zeros(2, 3), torch.zeros(4), 7, "a"])
+def test_a_state_that_cannot_be_joined_is_named(state: Any) -> None:
+    net = NoMemory(in_dict=False)
+    forward = net.forward
+    setattr(net, "forward", lambda ids, _: (forward(ids)[0], state))  # noqa: B010
+    with pytest.raises(InvalidValueError, match="prompts of one length"):
+        generate_text(net, ["a", "ab"], 3)
+    assert len(generate_text(net, ["ab", "ba"], 3)) == 2, "and of one length it goes"
+
+
+# Scores
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_the_probabilities_of_all_texts_add_up_to_one(make: str) -> None:
+    net = MAKES[make]()
+    pairs = map("".join, itertools.product(net.vocab.symbols, repeat=2))
+    total = sum(score_text(net, pair, "ab").sum().exp().item() for pair in pairs)
+    assert total == pytest.approx(1, abs=1e-5)
+
+
+def test_scores_are_the_logarithms_of_what_is_predicted() -> None:
+    net, text = network(), "ab\ncdefghij" * 200
+    scores = score_text(net, text, "ba")
+    with torch.no_grad():
+        logits, _ = net(net.vocab.encode("ba" + text)[None])
+    log_p = logits[0, 1:-1].double().log_softmax(-1)
+    wanted = log_p.gather(-1, net.vocab.encode(text)[:, None])[:, 0]
+    assert scores.dtype == torch.float64 and scores.shape == (2200,)
+    torch.testing.assert_close(scores, wanted, rtol=0, atol=1e-5)
+    one, other = (
+        score_text(net, text[:9], "ba"),
+        score_text(net, text[9:], "ba" + text[:9]),
+    )
+    torch.testing.assert_close(torch.cat([one, other]), scores, rtol=0, atol=1e-5)
+    assert torch.equal(score_text(net, text), score_text(net, text, "\n"))
+    assert score_text(net, "").shape == (0,)
+
+
+def test_scores_far_down_are_finite() -> None:
+    net = saying([0.0, -5000.0, 3e38], torch.float32)
+    assert score_text(net, "abc", "a").tolist() == pytest.approx([-3e38, -3e38, 0])
+    net = saying([0.0, -5000.0], torch.float32)
+    assert score_text(net, "ab", "a").tolist() == [0, -5000]
+
+
+def test_bad_texts_to_score_are_named() -> None:
+    net = network()
+    with pytest.raises(ValueError, match=r"U\+00E9 .* first at position 2"):
+        score_text(net, "abé")
+    with pytest.raises(InvalidValueError, match="the prompt is empty"):
+        score_text(net, "ab", "")
+    for no_text in (b"ab", 7, None, ["a"]):
+        with pytest.raises(InvalidTypeError, match="text is a str"):
+            score_text(net, no_text)  # type: ignore[arg-type]
+    torch.nn.init.constant_(net.head.bias, math.nan)
+    with pytest.raises(InvalidValueError, match="one is nan; look for weights"):
+        score_text(net, "ab")
+
+
 # No trace
 
 
@@ -857,6 +1183,14 @@ def test_writing_leaves_no_trace(net_of_mode: hlstm.DeepRNN) -> None:
     torch.rand(3), random.random(), np.random.rand()
     assert net.generate_text("abc", 30, seed=3) == first, "nor is it left one"
     assert network().generate_text("abc", 30, seed=3) == first, "dropout is off"
+
+
+def test_scoring_leaves_no_trace(net_of_mode: hlstm.DeepRNN) -> None:
+    net = net_of_mode
+    before = trace(net)
+    scores = score_text(net, "abc", "d")
+    assert trace(net) == before and not scores.requires_grad
+    assert torch.equal(scores, score_text(network(), "abc", "d")), "dropout is off"
 
 
 def test_writing_that_fails_leaves_no_trace(net_of_mode: hlstm.DeepRNN) -> None:

@@ -73,11 +73,18 @@ def assert_same(found: Path, wanted: Path) -> None:
         assert torch.equal(ours[name], tensor), name
 
 
+def log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log, without the time it took."""
+    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    return [{**json.loads(line), "seconds": 0} for line in lines]
+
+
 def assert_same_run(found: Path, wanted: Path) -> None:
     """Two folders hold the same files, and these hold the same."""
     assert contents(found).keys() == contents(wanted).keys()
-    for name in contents(wanted):
+    for name in contents(wanted).keys() - {"metrics.jsonl"}:
         assert_same(found / name, wanted / name)
+    assert log(found) == log(wanted)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -141,7 +148,7 @@ def test_saving_does_not_change_the_run(whole: Path) -> None:
     apart = trainer()
     history = apart.fit(*texts())
     kept = hlstm.Trainer.resume(whole, progress=False)
-    for name in ("loss", "grad_norm", "val_step", "val_loss"):
+    for name in ("loss", "grad_norm", "learning_rate", "val_step", "val_loss"):
         assert getattr(kept.history, name) == getattr(history, name)
     assert history.val_step == [4, 8, 12, 16, 18]
     pairs = zip(kept.net.parameters(), apart.net.parameters(), strict=True)
@@ -284,6 +291,7 @@ def test_the_newest_stay_and_the_best(tmp_path: Path) -> None:
     history = subject.fit(*texts(), folder=tmp_path)
     assert sorted(contents(tmp_path)) == [
         "best.safetensors",
+        "metrics.jsonl",
         "step-00000015.safetensors",
         "step-00000018.safetensors",
     ]
@@ -515,7 +523,7 @@ class Bomb:
 
     files = {
         str(ROOT / "hlstm" / f"{m}.py")
-        for m in ("training", "runs", "trainer", "files")
+        for m in ("training", "runs", "trainer", "files", "callbacks", "snapshot")
     }
 
     def __init__(self, moment: int) -> None:
@@ -531,7 +539,7 @@ class Bomb:
             if self.count == self.moment:
                 os.kill(os.getpid(), signal.SIGKILL)
             name = frame.f_code.co_name
-            if name in ("save_tensors", "replace_file", "_prune"):
+            if name in ("save_tensors", "replace_file", "_prune", "_saving"):
                 self.saving.append(self.count)
             if name == "replace_file" and "file" in frame.f_locals:
                 self.torn.append(self.count)

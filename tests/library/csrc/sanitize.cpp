@@ -125,7 +125,7 @@ void product_of_rows(Size threads, Size M, Size N, Size K, bool bias) {
 // Two layers and a head write, with each way of cutting the chances.
 template <class S>
 void text(Size threads, Size B, Size H, Size count, double temperature, Size k,
-          double top_p) {
+          double top_p, double min_p) {
   using M = Math<S>;
   const Size n = 3, L = 2, tile = 4 * Lanes<M>::N, V = (count + tile - 1) / tile * tile;
   auto table = draw<M>(count * 4 * H), bias = draw<M>((L - 1) * 4 * H);
@@ -146,7 +146,7 @@ void text(Size threads, Size B, Size H, Size count, double temperature, Size k,
   std::vector<M> a_in(B * 4 * H), logits(B * V);
   std::vector<Size> ids((n + 1) * B, -1);
   for (Size b = 0; b < B; b++) ids[b] = b % count;
-  const double how[] = {temperature, top_p};
+  const double how[] = {temperature, top_p, min_p};
   std::vector<double> u(n * B);
   for (double& x : u) x = (source() % 1000) / 1000.0;
   Step<S> net{threads,
@@ -186,8 +186,8 @@ void all() {
     for (Size B : {1, ROWS + 1, 4 * ROWS + 1})
       for (Size H : {tile, 2 * tile}) {
         for (Size T : {1, 3}) layer<S>(threads, T, B, H, T == 1);
-        text<S>(threads, B, H, tile + 3, 0, 0, 1);
-        text<S>(threads, B, H, 5, 0.8, 3, 0.9);
+        text<S>(threads, B, H, tile + 3, 0, 0, 1, 0);
+        text<S>(threads, B, H, 5, 0.8, 3, 0.9, 0.1);
         product_of_rows<S>(threads, B, H, 2 * B, B > 1);
       }
   // More rows than a slice of a sum over rows holds.

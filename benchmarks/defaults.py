@@ -1,0 +1,218 @@
+"""Is each default of `DeepRNN` and `TrainConfig` the best of its kind?
+
+`make defaults` runs this, in about an hour on two cores. One switch at a time is turned
+around the defaults, on tinyshakespeare, with two seeds. It measures what
+`hlstm/results/defaults.json` lacks, and keeps each run as soon as it is measured.
+"""
+
+import functools
+import hashlib
+import inspect
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+import hlstm
+from benchmarks.provenance import provenance
+from benchmarks.runner import Stopwatch, in_processes, read_json, write_json
+from hlstm.training import pick_precision
+
+RESULT = Path(__file__).parent.parent / "hlstm" / "results" / "defaults.json"
+STEPS = 1500
+SEEDS = (0, 1)
+# What is tried. The default is among the values of its row.
+TRAINING: dict[str, tuple[Any, ...]] = {
+    "learning_rate": (5e-3, 1e-2, 2e-2),
+    "batch_size": (16, 32, 64),
+    "sequence_length": (32, 64, 128),
+    "warmup_steps": (0, 50, 200),
+    "weight_decay": (0.0, 0.01, 0.1),
+    "max_norm": (0.25, 1.0, 5.0),
+    "ema": (0.0, 0.99),
+    "reset": (0.0, 0.01),
+    "precision": ("float32", "bfloat16"),
+}
+NETWORK: dict[str, tuple[Any, ...]] = {
+    "num_layers": (1, 2, 3),
+    "dropout": (0.0, 0.1, 0.2),
+    "weight_drop": (0.0, 0.1),
+    "tied": (False, True),
+    "column_bound": (None, 0.5, 1.0, 1.7),
+    "forget_bias": (0.0, 1.0, 2.0),
+}
+# At an equal number of characters.
+LENGTHS = ("batch_size", "sequence_length")
+# What is not tried, or not decided by the loss, and why.
+REASONS = {
+    "vocab": "the text decides",
+    "hidden_size": "a matter of time: see suggest.json",
+    "steps": "a matter of time: see suggest.json",
+    "dropout_head": "None takes that of dropout",
+    "locked": "there is nothing to lock without dropout",
+    "engine": "changes the speed, not the loss: see speed.json",
+    "accumulate": "changes the memory, not the loss",
+    "precision": "auto takes bfloat16 where the processor computes in it, for its speed",
+    "eval_every": "changes what is seen of a run, not the run",
+    "seed": "none is better than another",
+    "save_every": "changes what survives a crash, not the loss",
+    "keep_checkpoints": "changes what survives a crash, not the loss",
+}
+
+
+@functools.cache
+def corpus() -> tuple[hlstm.Vocabulary, Tensor, Tensor, dict[str, Any]]:
+    """The benchmark text, split as in chapter 14, and a record of it."""
+    text = hlstm.load_corpus("tinyshakespeare")
+    vocab = hlstm.Vocabulary.from_text(text)
+    train_ids, val_ids = hlstm.train_val_split(vocab.encode(text))
+    record = {
+        "name": "tinyshakespeare",
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "train": len(train_ids),
+        "val": len(val_ids),
+        "loss": "at the end, 32 streams, nats per character",
+        "seconds": "of one core, for the training steps",
+    }
+    return vocab, train_ids, val_ids, record
+
+
+def default_network() -> dict[str, Any]:
+    """What `DeepRNN` takes beside a vocabulary, with its defaults."""
+    parameters = inspect.signature(hlstm.DeepRNN).parameters
+    return {k: p.default for k, p in parameters.items() if k != "vocab"}
+
+
+def default_config(steps: int) -> hlstm.TrainConfig:
+    """The defaults of `TrainConfig`; only the last of the losses is needed."""
+    return hlstm.TrainConfig(steps=steps, eval_every=0)
+
+
+def plan(steps: int = STEPS) -> dict[str, tuple[dict[str, Any], hlstm.TrainConfig]]:
+    """Each variant by its name, `switch=value`, with options of network and training.
+
+    A value that is the default has no run of its own.
+    """
+    network, config = default_network(), default_config(steps)
+    found = {"defaults": (network, config)}
+    for name, values in TRAINING.items():
+        default = getattr(config, name)
+        if name == "precision":
+            default = pick_precision(default, hlstm.DeepRNN(corpus()[0], 8))
+        for value in values:
+            changes: dict[str, Any] = {name: value}
+            if name in LENGTHS:
+                changes["steps"] = round(steps * default / value)
+            if value != default:
+                found[f"{name}={value}"] = network, replace(config, **changes)
+    for name, values in NETWORK.items():
+        for value in values:
+            if value != network[name]:
+                found[f"{name}={value}"] = {**network, name: value}, config
+    return found
+
+
+def measure_run(network: dict[str, Any], config: hlstm.TrainConfig) -> dict[str, Any]:
+    """Train, and measure at the end."""
+    vocab, train_ids, val_ids, _ = corpus()
+    torch.manual_seed(config.seed)
+    net, watch = hlstm.DeepRNN(vocab, **network), Stopwatch()
+    trainer = hlstm.Trainer(net, config, callbacks=(watch,), progress=False)
+    history = trainer.fit(train_ids, val_ids)
+    return {
+        "network": network,
+        "config": asdict(config),
+        "precision": pick_precision(config.precision, net),
+        "loss": history.val_loss[-1],
+        "seconds": watch.seconds,
+        **provenance(),
+    }
+
+
+def rows(runs: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """The losses by switch and value, one for each seed, the defaults' included."""
+    losses: dict[str, list[float]] = {}
+    for key, run in sorted(runs.items()):
+        losses.setdefault(key.rpartition("/")[0], []).append(run["loss"])
+    found: dict[str, dict[str, list[float]]] = {}
+    basis = runs["defaults/0"]
+    defaults = {**basis["network"], **basis["config"], "precision": basis["precision"]}
+    for name, values in {**TRAINING, **NETWORK}.items():
+        keys = {
+            str(v): "defaults" if v == defaults[name] else f"{name}={v}" for v in values
+        }
+        found[name] = {v: losses[key] for v, key in keys.items() if key in losses}
+    return found
+
+
+def standard_error(runs: dict[str, Any]) -> float:
+    """What chance does to a difference from the defaults, the mean of two seeds.
+
+    Estimated over all switches from the differences on each seed, as in equation (14.3).
+    """
+    pairs = []
+    for key in {key.rpartition("/")[0] for key in runs} - {"defaults"}:
+        differences = [
+            runs[f"{key}/{seed}"]["loss"] - runs[f"defaults/{seed}"]["loss"]
+            for seed in SEEDS
+            if f"{key}/{seed}" in runs
+        ]
+        if len(differences) == 2:
+            pairs.append((differences[0] - differences[1]) ** 2)
+    return math.sqrt(mean(pairs) / 4)
+
+
+def print_table(runs: dict[str, Any]) -> None:
+    """Print each row's losses, and by how much they differ from the defaults."""
+    basis = mean(rows(runs)["learning_rate"][str(hlstm.TrainConfig().learning_rate)])
+    print(f"defaults {basis:.4f}, standard error {standard_error(runs):.4f}")
+    for name, values in rows(runs).items():
+        for value, losses in values.items():
+            each = " ".join(f"{loss:.4f}" for loss in losses)
+            print(f"{name:16}{value:>9}  {mean(losses) - basis:+.4f}  {each}")
+
+
+def main(
+    steps: int = STEPS, only: str = "", result: Path = RESULT, processes: int = 2
+) -> None:
+    """Measure what is missing, and print the table.
+
+    Parameters
+    ----------
+    steps
+        Of the defaults; other batches and windows read as many characters.
+    only
+        Measure only what begins like this; the defaults are measured always.
+    result
+        Where the results are kept.
+    processes
+        How many runs go on at a time, on one thread each.
+    """
+    results = read_json(result, {"corpus": {}, "reasons": {}, "runs": {}})
+    results |= {"corpus": corpus()[-1], "reasons": REASONS}
+    missing = {}
+    for name, (network, config) in plan(steps).items():
+        for seed in SEEDS:
+            job = (network, replace(config, seed=seed))
+            known = results["runs"].get(f"{name}/{seed}", {})
+            same = known and (known["network"], known["config"]) == (
+                job[0],
+                asdict(job[1]),
+            )
+            if not same and (name == "defaults" or name.startswith(only)):
+                missing[f"{name}/{seed}"] = job
+    for name, run in in_processes(measure_run, missing, processes):
+        results["runs"][name] = run
+        results["runs"] = dict(sorted(results["runs"].items()))
+        write_json(result, results)
+        print(f"{name}: {run['loss']:.4f} in {run['seconds']:.0f} s", flush=True)
+    print_table(results["runs"])
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
