@@ -25,10 +25,13 @@ CONFIG = hlstm.TrainConfig(
     steps=5000,
     learning_rate=1e-2,
     warmup_steps=100,
+    weight_decay=0.01,
+    precision="float32",
     eval_every=500,
     seed=SEED,
 )
-SIZES = {"hidden_size": 256, "num_layers": 2, "dropout": 0.0}
+# The committed network began with columns drawn as in PyTorch.
+SIZES = {"hidden_size": 256, "num_layers": 2, "dropout": 0.0, "column_bound": None}
 
 
 def split_by_play(text: str) -> tuple[str, list[str]]:
