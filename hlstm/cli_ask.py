@@ -364,9 +364,7 @@ def propose(options: Suggest) -> None:
     words += as_words(Sizes(**found.network), Sizes())
     words += as_words(found.config, TrainConfig())
     results = {"characters": characters, "minutes": options.minutes}
-    results |= {
-        k: v for k, v in asdict(found).items() if k not in ("network", "config")
-    }
+    results |= {name: value for name, value in asdict(found).items() if value != ""}
     show(results | {"command": shlex.join(words)}, options.json)
 
 # %% ../chapters/21_command_line.ipynb #e38fae50
