@@ -280,13 +280,19 @@ PRESETS = {
     for preset in (
         Preset(
             "minute",
-            {"hidden_size": 192, "num_layers": 2, "column_bound": 1.5},
+            {
+                "hidden_size": 128,
+                "num_layers": 2,
+                "column_bound": 1.0,
+                "forget_bias": 0.0,
+            },
             TrainConfig(
                 batch_size=16,
                 sequence_length=64,
-                steps=687,
-                learning_rate=1e-2,
+                steps=1962,
+                learning_rate=2e-2,
                 warmup_steps=30,
+                weight_decay=0.1,
                 precision="auto",
             ),
         ),

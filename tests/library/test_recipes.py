@@ -16,10 +16,9 @@ from hlstm import recipes
 from hlstm.checks import InvalidTypeError, InvalidValueError
 from hlstm.recipes import PRESETS, curve, expected_loss, suggest
 
-MEASURED = recipes.read_measured()
-RUNS = MEASURED["runs"]
 SIZES = sorted(program.SIZES)
 LENGTHS = sorted(program.DROPOUT)
+Table = list[dict[str, Any]]
 CURVES = [
     (size, length, masked)
     for size in SIZES
@@ -28,17 +27,29 @@ CURVES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def runs() -> Table:
+    """The measured runs."""
+    return list(recipes.read_measured()["runs"])
+
+
+@pytest.fixture(scope="module")
+def speeds() -> dict[str, int]:
+    """Characters a second by size."""
+    return dict(recipes.read_measured()["speeds"])
+
+
 # The table
 
 
-def test_the_table_is_whole() -> None:
+def test_the_table_is_whole(runs: Table, speeds: dict[str, int]) -> None:
     """Each size, on each text, with and without dropout, for each time, once."""
     found = [
-        (r["hidden_size"], r["characters"], r["dropout"], r["steps"]) for r in RUNS
+        (r["hidden_size"], r["characters"], r["dropout"], r["steps"]) for r in runs
     ]
     steps = {
         size: {
-            program.steps_of(MEASURED["speeds"][str(size)], budget, size)
+            program.steps_of(speeds[str(size)], budget, size)
             for budget in program.BUDGETS
         }
         for size in SIZES
@@ -54,11 +65,11 @@ def test_the_table_is_whole() -> None:
 
 
 def test_the_table_is_of_the_present_recipe() -> None:
-    assert MEASURED["recipe"] == program.recipe()
+    assert recipes.read_measured()["recipe"] == program.recipe()
 
 
-def test_runs_say_what_they_are() -> None:
-    for run in RUNS:
+def test_runs_say_what_they_are(runs: Table) -> None:
+    for run in runs:
         assert 0.8 < run["loss"] <= run["last_loss"] < 4.4
         config = recipes.training_config(run["hidden_size"], run["steps"])
         read = run["steps"] * config.batch_size * config.sequence_length
@@ -67,27 +78,29 @@ def test_runs_say_what_they_are() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_what_must_be_monotonous_is(size: int) -> None:
+def test_what_must_be_monotonous_is(size: int, runs: Table) -> None:
     """More steps help where there is text enough, and more text helps in a long run."""
     for length in LENGTHS[1:]:
-        losses = [loss for _, loss in sorted(curve(RUNS, size, length, False).items())]
+        losses = [loss for _, loss in sorted(curve(runs, size, length, False).items())]
         assert all(a > b for a, b in itertools.pairwise(losses))
-    last = [max(curve(RUNS, size, length, False).items())[1] for length in LENGTHS]
+    last = [max(curve(runs, size, length, False).items())[1] for length in LENGTHS]
     assert last[0] > last[1] > last[2] - 0.01
 
 
-def test_a_larger_network_is_slower() -> None:
-    speeds = [MEASURED["speeds"][str(size)] for size in SIZES]
-    assert all(a > b for a, b in itertools.pairwise(speeds))
+def test_a_larger_network_is_slower(speeds: dict[str, int]) -> None:
+    assert [*speeds] == sorted(speeds, key=lambda size: speeds[size])
+    assert sorted(map(int, speeds)) == SIZES
 
 
 # Between its points
 
 
 @pytest.mark.parametrize(("size", "length", "masked"), CURVES)
-def test_a_measured_point_is_met_exactly(size: int, length: int, masked: bool) -> None:
-    for steps, loss in curve(RUNS, size, length, masked).items():
-        assert expected_loss(RUNS, size, length, steps, masked) == loss
+def test_a_measured_point_is_met_exactly(
+    size: int, length: int, masked: bool, runs: Table
+) -> None:
+    for steps, loss in curve(runs, size, length, masked).items():
+        assert expected_loss(runs, size, length, steps, masked) == loss
 
 
 def test_the_middle_of_two_points_is_that_of_their_logarithms() -> None:
@@ -122,7 +135,9 @@ def test_more_time_never_promises_a_higher_loss(characters: int) -> None:
 
 @pytest.mark.parametrize("speed", SPEEDS)
 @pytest.mark.parametrize("characters", TEXTS)
-def test_a_suggestion_fits_into_its_time(characters: int, speed: float) -> None:
+def test_a_suggestion_fits_into_its_time(
+    characters: int, speed: float, runs: Table
+) -> None:
     for minutes in MINUTES:
         found = suggest(characters, minutes, speed)
         assert 0 < found.seconds <= 60 * minutes
@@ -130,7 +145,7 @@ def test_a_suggestion_fits_into_its_time(characters: int, speed: float) -> None:
         assert found.steps == found.config.steps > 0
         masked = found.dropout > 0
         expected = expected_loss(
-            RUNS, found.hidden_size, characters, found.steps, masked
+            runs, found.hidden_size, characters, found.steps, masked
         )
         assert found.loss == expected
 
@@ -141,12 +156,12 @@ def test_a_machine_of_twice_the_speed_needs_half_the_time() -> None:
     assert {**asdict(slow), "seconds": 0} == {**asdict(fast), "seconds": 0}
 
 
-def test_a_measured_run_is_suggested_with_its_own_loss() -> None:
+def test_a_measured_run_is_suggested_with_its_own_loss(runs: Table) -> None:
     best = min(
-        (run for run in RUNS if run["characters"] == LENGTHS[-1]),
+        (run for run in runs if run["characters"] == LENGTHS[-1]),
         key=lambda run: run["loss"],
     )
-    seconds = max(run["seconds"] for run in RUNS)
+    seconds = max(run["seconds"] for run in runs)
     found = suggest(LENGTHS[-1], 1.02 * seconds / 60, 1.0)
     assert found.hidden_size == best["hidden_size"] and found.loss == best["loss"]
 
@@ -179,12 +194,12 @@ def test_network_and_config_are_what_trains() -> None:
 
 
 def test_a_speed_is_measured_beside_that_of_the_table(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, speeds: dict[str, int]
 ) -> None:
     def thrice(net: hlstm.DeepRNN, config: hlstm.TrainConfig) -> float:
         size = net.lstm.hidden_size
         assert config == recipes.training_config(size, config.steps)
-        return 3.0 * MEASURED["speeds"][str(size)]
+        return 3.0 * speeds[str(size)]
 
     monkeypatch.setattr(recipes, "measure_speed", thrice)
     assert suggest(1_000_000, 0.5) == suggest(1_000_000, 0.5, 3.0)
