@@ -4,7 +4,6 @@ A hook leaves the network a plain `hlstm.DeepRNN`, which is kept and resumed lik
 after `Trainer.resume` the hooks are hung up again.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest import mock
@@ -135,34 +134,3 @@ class FixedOffsets(hlstm.Trainer):
 def trainer_for(extras: Mapping[str, Any]) -> type[hlstm.Trainer]:
     """Return the kind of trainer that a recipe's extras ask for."""
     return FixedOffsets if extras.get("fixed_offsets") else hlstm.Trainer
-
-
-class Watch:
-    """A callback that measures the seconds of optimiser steps, and nothing between them."""
-
-    def __init__(self) -> None:
-        self.steps, self.seconds, self.began = 0, 0.0, 0.0
-        self.between: object = None
-
-    def on_fit_start(self, trainer: hlstm.Trainer) -> None:
-        """Start."""
-        self.began = time.perf_counter()
-
-    def on_step_end(self, trainer: hlstm.Trainer) -> None:
-        """Add the seconds since the last step, if there was nothing but a step."""
-        now, between = (
-            time.perf_counter(),
-            (len(trainer.history.val_step), trainer.checkpoint),
-        )
-        if between == self.between:
-            self.steps, self.seconds = self.steps + 1, self.seconds + now - self.began
-        self.between, self.began = between, now
-
-    def on_evaluation(self, trainer: hlstm.Trainer) -> None:
-        """Show how far the run is."""
-        step, loss = trainer.history.val_step[-1], trainer.history.val_loss[-1]
-        print(f"step {step} of {trainer.config.steps}: {loss:.4f}", flush=True)
-
-    def at(self, step: int) -> float:
-        """Return the seconds of the steps up to one, at the mean speed of those measured."""
-        return round(self.seconds / max(1, self.steps) * step, 1)

@@ -30,9 +30,10 @@ import tyro
 from torch import Tensor
 
 import hlstm
-from benchmarks.extras import Watch, hang_up, trainer_for
+from benchmarks.extras import hang_up, trainer_for
 from benchmarks.provenance import provenance
 from benchmarks.recipe import HEADLINE, Recipe, plan
+from benchmarks.runner import Stopwatch, read_json, rounded, write_json
 from hlstm.ngrams import witten_bell
 
 ROOT = Path(__file__).parent.parent
@@ -76,9 +77,7 @@ class Corpus:
 
 def read_results() -> dict[str, Any]:
     """What has been measured."""
-    if not RESULT.exists():
-        return {"runs": {}}
-    return json.loads(RESULT.read_text("utf-8"))
+    return read_json(RESULT, {"runs": {}})
 
 
 def store(section: str, value: Any, run: str | None = None) -> None:
@@ -88,19 +87,19 @@ def store(section: str, value: Any, run: str | None = None) -> None:
         results[section] = value
     else:
         results[section][run] = value
-    # A power cut must not cost what took hours.
-    temporary = RESULT.with_suffix(".tmp")
-    temporary.write_text(json.dumps(rounded(results), indent=1) + "\n", "utf-8")
-    os.replace(temporary, RESULT)
+    write_json(RESULT, results)
 
 
-def rounded(value: Any) -> Any:
-    """Floats with five digits after the point."""
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [rounded(v) for v in value]
-    return round(value, 5) if isinstance(value, float) else value
+class Watch(Stopwatch):
+    """A stopwatch of the clock on the wall that shows how far a run is."""
+
+    def __init__(self) -> None:
+        super().__init__(time.perf_counter)
+
+    def on_evaluation(self, trainer: hlstm.Trainer) -> None:
+        """Show the held-out loss."""
+        step, loss = trainer.history.val_step[-1], trainer.history.val_loss[-1]
+        print(f"step {step} of {trainer.config.steps}: {loss:.4f}", flush=True)
 
 
 def weights_path(name: str) -> Path:
@@ -142,7 +141,7 @@ def story(history: hlstm.training.History, watch: Watch) -> list[dict[str, float
         lines.append(
             {
                 "step": step,
-                "seconds": watch.at(step),
+                "seconds": round(watch.at(step), 1),
                 "loss": mean(history.loss[before:step]),
                 "val_loss": val_loss,
             }
@@ -177,8 +176,8 @@ def measure_run(
         "trained_parameters": sum(learned),
         "val_loss": val_loss,
         "train_loss": hlstm.evaluate(net, part),
-        "seconds": watch.at(trainer.config.steps),
-        "timed_steps": watch.steps,
+        "seconds": round(watch.seconds, 1),
+        "timed_steps": watch.timed_steps,
         "history": story(history, watch),
         "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         **provenance(),
@@ -351,7 +350,7 @@ def attempt(
     )
     result = measure_run(Corpus(), f"attempt/{name}", recipe, seed, True)
     path = weights_path(f"attempt/{name}").with_suffix(".json")
-    path.write_text(json.dumps(rounded(result), indent=1) + "\n", "utf-8")
+    write_json(path, result)
     print(json.dumps(rounded(result["val_loss"])), path)
 
 

@@ -364,9 +364,7 @@ def propose(options: Suggest) -> None:
     words += as_words(Sizes(**found.network), Sizes())
     words += as_words(found.config, TrainConfig())
     results = {"characters": characters, "minutes": options.minutes}
-    results |= {
-        k: v for k, v in asdict(found).items() if k not in ("network", "config")
-    }
+    results |= {name: value for name, value in asdict(found).items() if value != ""}
     show(results | {"command": shlex.join(words)}, options.json)
 
 # %% ../chapters/21_command_line.ipynb #e38fae50
@@ -380,10 +378,19 @@ Target = Positional[Annotated[str, arg(metavar="OUT", help="File to write.")]]
 
 
 def refuse_target(target: str, force: bool, as_json: bool) -> None:
-    """Refuse a file that is there, and two uses of stdout."""
+    """Refuse what could not be written in the end, before anything is computed."""
     if target == "-" and as_json:
         raise UsageError("--json and OUT - both want stdout: name a file")
-    if target != "-" and not force and Path(target).exists():
+    path = Path(target)
+    if target == "-":
+        return
+    if path.is_dir():
+        raise IsADirectoryError(f"{target} is a folder: name a file")
+    if not path.resolve().parent.is_dir():
+        raise FileNotFoundError(
+            f"no folder {str(path.parent)!r}; make it before saving"
+        )
+    if path.exists() and not force:
         raise FileExistsError(
             f"{target} is there already: --force replaces it, or name another file"
         )

@@ -93,8 +93,8 @@ class Train(Common):
     --steps make it longer.
 
     With --json each line of stdout is an object. Its "event" is "start", then
-    "evaluation" (losses in nats per character) and "sample", and at last "end",
-    "interrupted" or "error". What is no number in JSON is null.
+    "evaluation" (losses in nats per character) and "sample", and at last "end" (with
+    its "reason"), "interrupted" or "error". What is no number in JSON is null.
 
     Parameters
     ----------
@@ -106,7 +106,8 @@ class Train(Common):
     preset
         Take network and training from a recipe; other options still override it.
     init_from
-        Begin with the weights of another network, which has the vocabulary and sizes.
+        Begin with the weights of another network, which brings its vocabulary and its
+        sizes: a run, a .safetensors model, or the word shakespeare.
     drop_unknown
         With --init-from: leave out characters that its network does not know.
     val_fraction

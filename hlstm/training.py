@@ -261,7 +261,8 @@ def window_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Ten
     """
     # In half precision a sum would keep three digits, or overflow.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(logits.mT, targets, reduction=reduction)
+    rows = logits.flatten(0, 1), targets.flatten()
+    return F.cross_entropy(*rows, reduction=reduction)
 
 
 def separate_windows(

@@ -119,7 +119,7 @@ class Killed(BaseException):
     """Stands for a signal that no program survives."""
 
 
-class Mortal(extras.Watch):
+class Mortal(quality.Watch):
     """A watch that kills the run after so many steps."""
 
     last = 27
@@ -187,7 +187,7 @@ def test_what_is_measured_is_what_the_recipe_says(
     monkeypatch.setattr(quality, "BUILD", tmp_path)
     seen: list[hlstm.Trainer] = []
 
-    class Look(extras.Watch):
+    class Look(quality.Watch):
         def on_fit_start(self, trainer: hlstm.Trainer) -> None:
             super().on_fit_start(trainer)
             seen.append(trainer)
@@ -220,10 +220,12 @@ def test_what_is_measured_is_what_the_recipe_says(
 def test_passes_start_at_the_first_character_only_where_that_is_asked(
     ids: Tensor,
 ) -> None:
-    text, firsts = torch.arange(700) % 7, {}
+    text = torch.arange(700) % 7
+    firsts: dict[bool, set[int]] = {}
     for fixed in (False, True):
         wanted = SMALL.change(fixed_offsets=fixed)
-        net, read = network(wanted), []
+        read: list[Tensor] = []
+        net = network(wanted)
         net.register_forward_pre_hook(lambda _, args, read=read: read.append(args[0]))
         kind = extras.trainer_for(wanted.extras)
         kind(net, wanted.config, progress=False).fit(text)
