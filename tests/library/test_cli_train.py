@@ -102,6 +102,13 @@ def test_the_file_of_metrics_is_what_was_told(said: Said) -> None:
     assert [json.loads(line) for line in lines] == told
 
 
+def test_a_run_is_evaluated_ten_times(said: Said) -> None:
+    assert run("train text.txt --out run --json --steps 20", *SMALL) == 0
+    told = [e["step"] for e in events(said()[0]) if e["event"] == "evaluation"]
+    assert told == [*range(2, 21, 2)]
+    assert Path("run/best.safetensors").exists()
+
+
 def test_what_it_will_take_is_told_before(
     said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
