@@ -78,30 +78,39 @@ def curve(
 
 
 def expected_loss(
-    runs: Runs, hidden_size: int, characters: float, steps: float, masked: bool = False
+    runs: Runs,
+    hidden_size: int,
+    characters: float,
+    steps: float,
+    masked: bool = False,
+    beyond: bool = False,
 ) -> float:
     """Interpolate the loss in the logarithms of steps and of characters.
-
-    Outside of what was measured the nearest measured loss stands.
 
     Parameters
     ----------
     runs, hidden_size, masked
         As in `curve`.
     characters, steps
-        Length of the text, and steps; any numbers above 0.
+        Length of the text, and steps; any numbers above 0. Outside of what was measured
+        the nearest measured loss stands.
+    beyond
+        Go on along the last line where there are more steps than were measured. That is
+        a guess.
 
     Returns
     -------
     float
-        Nats per character; at a measured run, equation (17.2) gives its loss exactly.
+        Nats per character by equation (17.2); at a measured run, its loss exactly.
     """
-    lengths = sorted({run["characters"] for run in runs})
-    losses = []
+    lengths, losses = sorted({run["characters"] for run in runs}), []
     for length in lengths:
-        points = sorted(curve(runs, hidden_size, length, masked).items())
-        x, y = zip(*points, strict=True)
-        losses.append(np.interp(np.log(steps), np.log(x), y))
+        known, y = zip(
+            *sorted(curve(runs, hidden_size, length, masked).items()), strict=True
+        )
+        x, here = np.log(known), np.log(steps)
+        more = max(0.0, here - x[-1]) * (y[-1] - y[-2]) / (x[-1] - x[-2])
+        losses.append(np.interp(here, x, y) + (more if beyond else 0.0))
     return float(np.interp(np.log(characters), np.log(lengths), losses))
 
 # %% ../chapters/17_recipes.ipynb #ec1b0023
@@ -152,10 +161,13 @@ def relative_speed() -> float:
     return measure_speed(net, training_config(int(size), 100)) / float(speeds[size])
 
 
-def possible(runs: Runs, characters: int, seconds: float) -> Iterator[Suggestion]:
+def possible(
+    runs: Runs, characters: int, seconds: float
+) -> Iterator[tuple[float, Suggestion]]:
     """Yield what can be trained on a text in a time, each size with and without dropout.
 
-    With as many steps as the time allows, or as a measured run had.
+    With as many steps as the time allows, or as a measured run had. Before each stands
+    the loss by which to choose, which is a guess where there are more steps than measured.
     """
     lengths = sorted({run["characters"] for run in runs})
     for H in sorted({run["hidden_size"] for run in runs}):
@@ -175,9 +187,15 @@ def possible(runs: Runs, characters: int, seconds: float) -> Iterator[Suggestion
             known = {run["steps"] for run in used}
             for steps in {int(seconds * speed), *known}:
                 if 1 <= steps <= seconds * speed:
-                    loss = expected_loss(runs, H, characters, steps, masked)
+                    known_loss, guess = (
+                        expected_loss(runs, H, characters, steps, masked, beyond)
+                        for beyond in (False, True)
+                    )
                     dropout = round(float(p), 2)
-                    yield Suggestion(H, 2, dropout, steps, loss, steps / speed)
+                    yield (
+                        guess,
+                        Suggestion(H, 2, dropout, steps, known_loss, steps / speed),
+                    )
 
 # %% ../chapters/17_recipes.ipynb #ec1b0026
 def _note(suggestion: Suggestion, runs: Runs, characters: int) -> str:
@@ -216,7 +234,9 @@ def suggest(characters: int, minutes: float, speed: float | None = None) -> Sugg
     Returns
     -------
     Suggestion
-        What has the lowest loss by equation (17.2).
+        What has the lowest loss by equation (17.2). With more time than was measured, what
+        would have it if the loss went on to fall as it did last; the loss that is promised
+        remains the lowest of equation (17.2), with a note.
 
     Raises
     ------
@@ -235,8 +255,13 @@ def suggest(characters: int, minutes: float, speed: float | None = None) -> Sugg
     found = list(possible(runs, N, 60 * minutes * speed))
     if not found:
         raise InvalidValueError(f"minutes is {minutes}, too few for a single step")
-    best = min(found, key=lambda each: (each.loss, each.dropout, -each.steps))
-    return replace(best, seconds=best.seconds / speed, note=_note(best, runs, N))
+    _, best = min(found, key=lambda each: (each[0], each[1].dropout, -each[1].steps))
+    return replace(
+        best,
+        loss=min(each.loss for _, each in found),
+        seconds=best.seconds / speed,
+        note=_note(best, runs, N),
+    )
 
 # %% ../chapters/17_recipes.ipynb #ec1b0011
 @dataclass(frozen=True)
