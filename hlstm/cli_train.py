@@ -93,8 +93,8 @@ class Train(Common):
     --steps make it longer.
 
     With --json each line of stdout is an object. Its "event" is "start", then
-    "evaluation" (losses in nats per character) and "sample", and at last "end" (with
-    its "reason"), "interrupted" or "error". What is no number in JSON is null.
+    "evaluation" (losses in nats per character) and "sample", and at last "end" with
+    its "reason", "interrupted" or "error". What is no number in JSON is null.
 
     Parameters
     ----------
@@ -441,12 +441,12 @@ def interruption(options: Train, trainer: Trainer, number: int) -> TrainingInter
 
 def finish(options: Train, trainer: Trainer) -> None:
     """Tell how a run ended, and how to go on with it where it may."""
-    step, reason, early = trainer.position.step, trainer.stopped, ""
+    step, reason = trainer.position.step, trainer.stopped
     tell(options, "end", run=options.run, step=step, reason=reason or "done")
     if reason and step < trainer.config.steps and not options.json:
-        if "evaluations" in reason:
-            early = f" --patience {options.patience + 1}"
-        tqdm.write(f"go on with: {way_on(options, early)}")
+        waited = options.patience and not reason.startswith("--max-minutes")
+        more = f" --patience {options.patience + 1}" if waited else ""
+        tqdm.write(f"go on with: {way_on(options, more)}")
 
 # %% ../chapters/21_command_line.ipynb #dec7b05c
 class Teller:

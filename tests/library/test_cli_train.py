@@ -20,6 +20,7 @@ import torch
 
 import hlstm
 from hlstm import cli, cli_texts, cli_train
+from hlstm.recipes import PRESETS
 from hlstm.runs import run_info
 from hlstm.sampling import generate_text
 from hlstm.training import measure_speed, pick_precision
@@ -313,6 +314,21 @@ def test_it_begins_with_the_weights_of_another(trained: Path, said: Said) -> Non
     assert same(old.state_dict(), weights("new"))
 
 
+def test_dropped_characters_stay_dropped(trained: Path, said: Said) -> None:
+    Path("micro.txt").write_text("µ" + LINE * 40)
+    line = (
+        "train micro.txt --init-from run --drop-unknown --out new --json --batch-size 4"
+    )
+    assert run(line, "--steps", "2") == 0
+    assert run("train --resume --out new --steps 3 --json") == 0
+    assert run(line, "--resume", "--steps", "4") == 0
+    told = [e for e in events(said()[0]) if e["event"] == "start"]
+    lengths = [e["characters"] + e["held_out"] for e in told]
+    assert lengths == [len(LINE) * 40] * 3 and told[-1]["steps"] == 4
+    assert run("train --resume --out new --no-drop-unknown") == 2
+    assert "--drop-unknown is True in this run, and got False" in said()[1]
+
+
 def test_what_is_no_size_may_differ(said: Said) -> None:
     """Of another network come its sizes, and its dropout where none is given."""
     vocab = hlstm.Vocabulary.from_text(LINE + "µ")
@@ -453,6 +469,20 @@ def test_an_interrupted_run_goes_on(
     whole = hlstm.Trainer.resume(made / "run", progress=False).history.val_loss
     told = events(first) + second
     assert whole == [e["val_loss"] for e in told if e["event"] == "evaluation"]
+
+
+@posix
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_that_is_interrupted_goes_on_to_the_same_end(
+    preset: str, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"train text.txt --preset {preset} --steps 10 --json"
+    assert run(line, "--out", "whole", *SMALL) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(cli_train, "tell", interrupting(signal.SIGTERM, 4))
+        assert run(line, "--out", "run", *SMALL) == 143
+    assert run("train --resume --out run --json") == 0
+    assert same(weights("run"), weights("whole"))
 
 
 @posix
