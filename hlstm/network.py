@@ -27,7 +27,7 @@ from .dropout import InvertedDropout  # chapter 10
 from .engine import Writer, can_write, check_engine  # chapter 19
 from .files import save_tensors  # chapter 15
 from .gates import State
-from .layer import layer_shapes, pick_columns
+from .layer import layer_shapes
 from .stack import LSTM
 from .text import Vocabulary
 
@@ -129,8 +129,8 @@ class DeepRNN(nn.Module):
             0, or `state` has a wrong shape.
         """
         check_ids(ids)
-        read = pick_columns(ids, self.head.weight.T, None) if self.tied else ids
-        output, state = self.lstm(read, state)
+        rows = {"embedding": self.head.weight} if self.tied else {}
+        output, state = self.lstm(ids, state, **rows)
         return self.head(self.dropout(output)), state
 
     generate_text = sampling.generate_text

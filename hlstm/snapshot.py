@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OptimizerMaker', 'Schedule', 'SERIES', 'Run', 'optimizer_memory', 'describe_optimizer', 'random_states',
            'set_random_states', 'run_tensors', 'text_sha256', 'describe_machine', 'function_name', 'describe_run',
-           'restore_run', 'check_same_optimizer', 'restore_optimizer', 'check_keepable']
+           'restore_run', 'check_same_optimizer', 'remembered', 'restore_optimizer', 'check_keepable']
 
 # %% ../chapters/16_runs.ipynb #a1f0c002
 import hashlib
@@ -322,6 +322,23 @@ def check_same_optimizer(
 
 
 @torch.no_grad()
+def remembered(
+    optimizer: torch.optim.Optimizer, parameters: list[Tensor]
+) -> list[dict[str, Any]]:
+    """Return what an optimiser remembers of each of its parameters after a first step.
+
+    The step is one without a gradient, and the parameters stay what they were.
+    """
+    before = [p.clone() for p in parameters]
+    for p in parameters:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for p, old in zip(parameters, before, strict=True):
+        p.copy_(old)
+        p.grad = None
+    return [optimizer.state[p] for p in parameters]
+
+
 def restore_optimizer(
     run: Run,
     optimizer: torch.optim.Optimizer,
@@ -345,9 +362,8 @@ def restore_optimizer(
         If it would not remember such tensors.
     """
     said, memory = description["optimizer"], dict[int, dict[str, Any]]()
-    kept = {
-        k.partition(".")[2]: t for k, t in tensors.items() if k[:10] == "optimizer."
-    }
+    parts = [name.partition(".") for name in tensors]
+    kept = {rest: tensors[f"{a}.{rest}"] for a, _, rest in parts if a == "optimizer"}
     for name, value in {**kept, **said["numbers"]}.items():
         k, _, part = name.partition(".")
         memory.setdefault(int(k), {})[part] = value
@@ -355,27 +371,24 @@ def restore_optimizer(
         for name in settings.keys() - {"params"}:
             pair = isinstance(group.get(name), tuple)
             group[name] = tuple(settings[name]) if pair else settings[name]
-    own = dict(
-        enumerate(p for group in optimizer.param_groups for p in group["params"])
-    )
-    before = {k: own[k].clone() for k in memory}
-    for k in memory:
-        own[k].grad = torch.zeros_like(own[k])
-    optimizer.step()
-    for k, parts in memory.items():
-        own[k].copy_(before[k])
-        own[k].grad, shown = None, optimizer.state[own[k]]
+    all_of_them = [p for group in optimizer.param_groups for p in group["params"]]
+    own = {k: dict(enumerate(all_of_them))[k] for k in memory}
+    for k, wanted in zip(own, remembered(optimizer, list(own.values())), strict=True):
         shapes = [
-            {n: getattr(v, "shape", None) for n, v in m.items()} for m in (parts, shown)
+            {name: getattr(value, "shape", None) for name, value in found.items()}
+            for found in (memory[k], wanted)
         ]
         if shapes[0] != shapes[1]:
             raise InvalidValueError(
                 f"has another memory of parameter {k} than its optimizer"
             )
-        optimizer.state[own[k]] = {
-            n: v.clone().to(shown[n].device) if isinstance(v, Tensor) else v
-            for n, v in parts.items()
-        }
+        for name, value in memory[k].items():
+            if isinstance(value, Tensor):
+                # The number of the step may stay on the CPU.
+                here = wanted[name].device.type == own[k].device.type
+                wanted[name] = value.clone().to(own[k].device if here else "cpu")
+            else:
+                wanted[name] = value
     run.optimizer = optimizer
 
 # %% ../chapters/16_runs.ipynb #c0de09c4

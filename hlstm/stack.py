@@ -26,7 +26,7 @@ from hlstm.checks import (  # appendix B
 from .dropout import drop_and_scale  # chapter 10
 from .engine import check_engine, run_layer  # chapter 19
 from .gates import State
-from .layer import Layer, layer_shapes
+from .layer import Layer, layer_shapes, pick_columns
 
 # %% ../chapters/08_depth.ipynb #6f09ea06
 Sequences = TypeVar("Sequences", Tensor, PackedSequence)
@@ -101,6 +101,19 @@ class TorchNames:
         return ", ".join(told)
 
 # %% ../chapters/08_depth.ipynb #df3ee24b
+def embed(ids: Tensor, embedding: Tensor, layer: Layer) -> tuple[Tensor, Layer]:
+    """Return what a layer reads for characters that stand for rows of (V, I).
+
+    That are the vectors; or, where symbols are fewer than characters, the characters, and
+    for each symbol a column, `weight_ih` · vector.
+    """
+    check_id_type(ids)
+    weight_ih, weight_hh, bias = layer
+    if ids.numel() <= len(embedding):
+        return pick_columns(ids, embedding.T, None), layer
+    return ids, (weight_ih @ embedding.T, weight_hh, bias)
+
+
 def drop_steps(
     x: Tensor, p: float, locked: bool, batch_sizes: Tensor | None = None
 ) -> Tensor:
@@ -188,7 +201,11 @@ class LSTM(TorchNames, nn.Module):
         return getattr(self, f"weight_ih_l{k}"), getattr(self, f"weight_hh_l{k}"), bias
 
     def forward(
-        self, input: Sequences, hx: State | None = None
+        self,
+        input: Sequences,
+        hx: State | None = None,
+        *,
+        embedding: Tensor | None = None,
     ) -> tuple[Sequences, State]:
         """Run the layers over sequences; equations (8.1) to (8.4).
 
@@ -199,6 +216,8 @@ class LSTM(TorchNames, nn.Module):
             (B, T), (T,) or packed, which stand for one-hot vectors.
         hx
             (h, c), (L, B, H) or (L, H) each; None is zeros.
+        embedding
+            (V, I): row k is the vector that character k stands for, in place of one-hot.
 
         Returns
         -------
@@ -209,12 +228,14 @@ class LSTM(TorchNames, nn.Module):
         ------
         ValueError, RuntimeError, TypeError, IndexError
             As PyTorch: a shape, dtype or device is wrong, or T is 0; an id is outside
-            0 … I − 1.
+            0 … I − 1, or 0 … V − 1; vectors come with an `embedding`.
         """
         layers = [self.layer_weights(k) for k in range(self.num_layers)]
         weight = layers[0][0]
         check_input(input, weight)
         x, batch_sizes, B = time_first(input, self.batch_first)
+        if embedding is not None:
+            x, layers[0] = embed(x, embedding, layers[0])
         shape = (self.num_layers, B, self.hidden_size)
         h_0, c_0 = prepare_state(hx, weight, shape, is_batched(input))
         h_0, c_0 = sort_state(input, (h_0, c_0))

@@ -118,6 +118,7 @@ def _flat(description: dict[str, Any]) -> dict[str, Any]:
     """Return what two descriptions of one moment have in common, one level deep."""
     flat = {**description, **description["config"]}
     flat |= {f"SHA-256 of {k}": v for k, v in description["texts"].items()}
+    flat["class of the optimizer"] = description["optimizer"]["class"]
     for k, group in enumerate(description["optimizer"]["groups"]):
         flat |= {f"{name} of optimizer group {k}": v for name, v in group.items()}
     apart = {"config", "texts", "optimizer", "schedule", "seconds", "machine"}
@@ -307,9 +308,7 @@ class Trainer:
         else:
             self._make = _maker(optimizer)
             self.optimizer = self._make(net, self.config)
-        describe_optimizer(
-            net, self.optimizer
-        )  # raises where it is over another network
+        describe_optimizer(net, self.optimizer)  # raises if it is another network's
         self.history, self.position = History(), Position()
         self.average: DeepRNN | None = None
         self.train_ids = torch.empty(0)
@@ -422,7 +421,7 @@ class Trainer:
 
         `stopped` then holds the reason. For callbacks: the next `fit` forgets it.
         """
-        self.stopped = self.stopped or str(reason)
+        self.stopped = self.stopped or str(reason) or "no reason given"
 
     def fit(
         self,
@@ -508,10 +507,7 @@ class Trainer:
     def _measure(self) -> None:
         """Evaluate where it is due, and was not done."""
         history, step = self.history, self.position.step
-        due = (
-            is_due(step, self.config.eval_every, self.config)
-            or self.stopped is not None
-        )
+        due = is_due(step, self.config.eval_every, self.config) or self.stopped
         if self.val_ids is None or not due or history.val_step[-1:] == [step]:
             return
         self._evaluating = True
@@ -556,17 +552,12 @@ class Trainer:
             if origin is None:
                 check_new(held)
             elif path := _check_origin(origin, held.path, self._make):
-                then = origin.run
-                keeper.saved = (
-                    then.position.step,
-                    len(then.history.val_loss),
-                    then.config,
-                )
+                step, measured = origin.run.position.step, len(self.history.val_loss)
+                keeper.saved = step, measured, origin.run.config
                 self.checkpoint = path
+            # What a killed write has left.
             for name in ("step-*.safetensors", BEST, METRICS):
-                for torn in held.path.glob(
-                    f".{name}.*.tmp"
-                ):  # a killed write leaves it
+                for torn in held.path.glob(f".{name}.*.tmp"):
                     torn.unlink()
             self._begin([KeepBest(held.path), LogFile(held.path)], [keeper])
             with _stoppable(self, keeper) as leave_if_asked:

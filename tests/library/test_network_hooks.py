@@ -294,9 +294,9 @@ def test_pruned_weights_stay_pruned() -> None:
 class Turned(hlstm.LSTM):
     """A subclass that computes something else."""
 
-    def forward(self, input: Any, hx: Any = None) -> Any:
+    def forward(self, input: Any, hx: Any = None, *, embedding: Any = None) -> Any:
         """Turn the output round."""
-        output, state = super().forward(input, hx)
+        output, state = super().forward(input, hx, embedding=embedding)
         return -3 * output, state
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import hlstm
 
@@ -58,3 +59,41 @@ def test_a_network_drops_before_its_head(layers: int) -> None:
     ids = torch.randint(5, (2, 6))
     assert torch.equal(net(ids)[0], net.head.bias.expand(2, 6, 5))
     assert not torch.equal(net.eval()(ids)[0], net.head.bias.expand(2, 6, 5))
+
+
+# Characters that stand for vectors
+
+
+@pytest.mark.parametrize("symbols", [3, 100])  # fewer than characters, and more
+@pytest.mark.parametrize("layout", ["time first", "batch first", "alone", "packed"])
+@pytest.mark.parametrize("engine", ["auto", "reference", "torch"])
+def test_characters_may_stand_for_vectors(
+    engine: str, layout: str, symbols: int
+) -> None:
+    E = torch.randn(symbols, 5, dtype=torch.float64, requires_grad=True)
+    options: dict[str, Any] = {"batch_first": layout == "batch first", "engine": engine}
+    rnn = hlstm.LSTM(5, 7, 2, dtype=torch.float64, **options)
+    ids = torch.randint(symbols, (6,) if layout == "alone" else (6, 4))
+    read: Any = ids
+    vectors: Any = E[ids]
+    if layout == "packed":
+        read = pack_sequence(list(ids), enforce_sorted=False)
+        vectors = read._replace(data=E[read.data])
+    results = []
+    for output, (h, c) in (rnn(read, embedding=E), rnn(vectors)):
+        data = output.data if isinstance(output, PackedSequence) else output
+        leaves = [E, *rnn.parameters()]
+        results.append([data, h, c, *torch.autograd.grad(data.sin().sum(), leaves)])
+    torch.testing.assert_close(results[0], results[1], **CLOSE)
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_what_stands_for_no_vector_is_named(count: int) -> None:
+    rnn, E = hlstm.LSTM(5, 7), torch.randn(9, 5)
+    for wrong in (-1, 9):
+        ids = torch.zeros(count, 2, dtype=torch.long)
+        ids[-1, 1] = wrong
+        with pytest.raises(IndexError, match="outside 0 … 8"):
+            rnn(ids, embedding=E)
+    with pytest.raises(ValueError, match="ids are int64, and got torch.float32"):
+        rnn(torch.zeros(count, 2, 5), embedding=E)
