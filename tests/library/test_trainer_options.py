@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import hlstm
 from hlstm import files, runs, training
@@ -394,3 +395,49 @@ def test_another_precision_is_told(
     monkeypatch.setattr(hlstm.snapshot, "pick_precision", lambda name, net: "float32")
     with pytest.warns(RuntimeWarning, match="precision bfloat16 then, float32 now"):
         hlstm.Trainer.resume(tmp_path, progress=False)
+
+
+# What a step costs
+
+
+def test_between_two_steps_nothing_waits_for_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each read of a number is a wait. The one of a step is within `next_step`."""
+    reads: list[str] = []
+    counts: list[int] = []
+
+    class Reading(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, call: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if any(word in str(call) for word in ("_local_scalar", "nonzero", "equal")):
+                reads.append(str(call))
+            return call(*args, **kwargs or {})
+
+    class Watch:
+        def on_step_end(self, trainer: hlstm.Trainer) -> None:
+            counts.append(len(reads))
+            reads.clear()
+
+    def step(*given: Any) -> Any:
+        counts.append(len(reads))
+        try:
+            return training.next_step(*given)
+        finally:
+            reads.clear()
+
+    to_list = torch.Tensor.tolist
+
+    def counted(tensor: torch.Tensor) -> Any:
+        reads.append("tolist")
+        return to_list(tensor)
+
+    monkeypatch.setattr(hlstm.trainer, "next_step", step)
+    monkeypatch.setattr(torch.Tensor, "tolist", counted)
+    config = {"ema": 0.8, "reset": 0.3, "accumulate": 2, "save_every": 0}
+    option = Option(config=config, given=lambda: {"callbacks": [Watch()]})
+    with Reading():
+        option.begin().fit(texts()[0], folder=tmp_path)
+    before, *others = counts
+    assert before > 0 and others == [0] * (2 * STEPS - 1)
