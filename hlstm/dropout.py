@@ -36,13 +36,11 @@ def draw_mask(shape: list[int], p: float, like: Tensor) -> Tensor:
     Tensor
         m of equation (10.1); on a CPU drawn by equation (10.4).
     """
-    if like.device.type != "cpu" or not is_plain(like):
+    if like.device.type != "cpu" or not is_plain(like) or p < 2**-16:
         return like.new_empty(shape).bernoulli_(1 - p)
     count, u = math.prod(shape), torch.rand((), dtype=torch.float64, device="cpu")
     words = like.new_empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
-    n = math.floor(2**16 * (1 - p) + u.item())
-    if n == 2**16:
-        return like.new_ones(shape)
+    n = (2**16 * (1 - p) + u).int()
     # PyTorch's numbers of 16 bits begin at −2¹⁵.
     keep = words.view(torch.int16)[:count] < n - 2**15
     return keep.view(shape).to(like.dtype)

@@ -144,7 +144,7 @@ def test_evaluating_needs_a_module() -> None:
 # The masks themselves
 
 
-PROBABILITIES = [0.0, 1e-9, 1e-5, 0.1, 0.3, 1 / 3, 0.5, 0.9, 1 - 1e-5, 1 - 1e-9, 1.0]
+PROBABILITIES = [2**-16, 2e-5, 0.1, 0.3, 1 / 3, 0.5, 0.9, 1 - 1e-5, 1 - 1e-9, 1.0]
 
 
 @pytest.mark.parametrize("p", PROBABILITIES)
@@ -163,6 +163,11 @@ def test_a_value_of_16_bits_is_kept_with_the_right_probability(
         shares.append(mask.double().mean().item())
     assert abs(sum(shares) / 32 - (1 - p)) <= 1 / 32 / 2**16
     assert max(shares) - min(shares) <= 1 / 2**16
+
+
+def test_hardly_anything_is_dropped_where_p_is_tiny() -> None:
+    for p, most in ((0.0, 0), (1e-12, 0), (1e-5, 40)):
+        assert (draw_mask([1_000_000], p, torch.empty(0)) == 0).sum() <= most
 
 
 @pytest.mark.parametrize("p", [1e-3, 0.1, 0.3, 1 / 3, 0.7])
