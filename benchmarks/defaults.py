@@ -93,27 +93,31 @@ def default_config(steps: int) -> hlstm.TrainConfig:
     return hlstm.TrainConfig(steps=steps, eval_every=0)
 
 
-def plan(steps: int = STEPS) -> dict[str, tuple[dict[str, Any], hlstm.TrainConfig]]:
+def default_value(name: str, precision: str) -> str:
+    """The default of a switch as a key of its row; `precision` is what "auto" takes."""
+    default = {**default_network(), **asdict(default_config(STEPS))}[name]
+    return precision if name == "precision" else str(default)
+
+
+def plan(
+    precision: str, steps: int = STEPS
+) -> dict[str, tuple[dict[str, Any], hlstm.TrainConfig]]:
     """Each variant by its name, `switch=value`, with options of network and training.
 
-    A value that is the default has no run of its own.
+    A value that is the default has no run of its own; `precision` is what "auto" takes.
     """
     network, config = default_network(), default_config(steps)
     found = {"defaults": (network, config)}
-    for name, values in TRAINING.items():
-        default = getattr(config, name)
-        if name == "precision":
-            default = pick_precision(default, hlstm.DeepRNN(corpus()[0], 8))
-        for value in values:
+    for name, values in {**TRAINING, **NETWORK}.items():
+        default = default_value(name, precision)
+        for value in (value for value in values if str(value) != default):
             changes: dict[str, Any] = {name: value}
             if name in LENGTHS:
-                changes["steps"] = round(steps * default / value)
-            if value != default:
+                changes["steps"] = round(steps * getattr(config, name) / value)
+            if name in NETWORK:
+                found[f"{name}={value}"] = {**network, **changes}, config
+            else:
                 found[f"{name}={value}"] = network, replace(config, **changes)
-    for name, values in NETWORK.items():
-        for value in values:
-            if value != network[name]:
-                found[f"{name}={value}"] = {**network, name: value}, config
     return found
 
 
@@ -139,14 +143,14 @@ def rows(runs: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
     losses: dict[str, list[float]] = {}
     for key, run in sorted(runs.items()):
         losses.setdefault(key.rpartition("/")[0], []).append(run["loss"])
+    precision = runs["defaults/0"]["precision"]
     found: dict[str, dict[str, list[float]]] = {}
-    basis = runs["defaults/0"]
-    defaults = {**basis["network"], **basis["config"], "precision": basis["precision"]}
     for name, values in {**TRAINING, **NETWORK}.items():
-        keys = {
-            str(v): "defaults" if v == defaults[name] else f"{name}={v}" for v in values
-        }
-        found[name] = {v: losses[key] for v, key in keys.items() if key in losses}
+        default = default_value(name, precision)
+        for value in map(str, values):
+            key = "defaults" if value == default else f"{name}={value}"
+            if key in losses:
+                found.setdefault(name, {})[value] = losses[key]
     return found
 
 
@@ -169,7 +173,7 @@ def standard_error(runs: dict[str, Any]) -> float:
 
 def print_table(runs: dict[str, Any]) -> None:
     """Print each row's losses, and by how much they differ from the defaults."""
-    basis = mean(rows(runs)["learning_rate"][str(hlstm.TrainConfig().learning_rate)])
+    basis = mean(runs[f"defaults/{seed}"]["loss"] for seed in SEEDS)
     print(f"defaults {basis:.4f}, standard error {standard_error(runs):.4f}")
     for name, values in rows(runs).items():
         for value, losses in values.items():
@@ -194,9 +198,10 @@ def main(
         How many runs go on at a time, on one thread each.
     """
     results = read_json(result, {"corpus": {}, "reasons": {}, "runs": {}})
-    results |= {"corpus": corpus()[-1], "reasons": REASONS}
+    precision = pick_precision("auto", hlstm.DeepRNN(corpus()[0], 8))
+    results |= {"corpus": corpus()[-1], "reasons": REASONS, "precision": precision}
     missing = {}
-    for name, (network, config) in plan(steps).items():
+    for name, (network, config) in plan(precision, steps).items():
         for seed in SEEDS:
             job = (network, replace(config, seed=seed))
             known = results["runs"].get(f"{name}/{seed}", {})

@@ -31,21 +31,22 @@ CORPUS = "tinyshakespeare"
 SEEDS = (0, 1, 2)
 
 
-def train(name: str, seed: int) -> Path:
+def train(name: str, seed: int, steps: int | None = None) -> Path:
     """Run the program, or go on with its run; return the folder."""
     folder = BUILD / f"{name}-{seed}"
     options = ["--resume"]
     if not (folder / "corpus.json").exists():
         options = [CORPUS, "--preset", name, "--seed", str(seed)]
+        options += [] if steps is None else ["--steps", str(steps)]
     program = [sys.executable, "-m", "hlstm", "train", *options, "--out", str(folder)]
     print(*program[3:], flush=True)
     subprocess.run(program, check=True)
     return folder
 
 
-def measure_run(name: str, seed: int) -> dict[str, object]:
+def measure_run(name: str, seed: int, steps: int | None) -> dict[str, object]:
     """Train with the program, and read the held-out tenth in one piece, streaming."""
-    folder = train(name, seed)
+    folder = train(name, seed, steps)
     net, info = hlstm.load_run(folder), run_info(folder)
     ids = net.vocab.encode(hlstm.load_corpus(CORPUS))
     loss = hlstm.evaluate(net, hlstm.train_val_split(ids)[1], batch_size=1)
@@ -63,7 +64,7 @@ def measure_run(name: str, seed: int) -> dict[str, object]:
     }
 
 
-def main(only: str = "", result: Path = RESULT) -> None:
+def main(only: str = "", result: Path = RESULT, steps: int | None = None) -> None:
     """Measure what is missing.
 
     Parameters
@@ -72,6 +73,8 @@ def main(only: str = "", result: Path = RESULT) -> None:
         Measure only runs whose name, PRESET/SEED, begins like this.
     result
         Where the results are kept.
+    steps
+        Only to try the program: another number of steps for every preset.
     """
     os.chdir(ROOT)
     results = read_json(result, {"runs": {}})
@@ -84,7 +87,7 @@ def main(only: str = "", result: Path = RESULT) -> None:
             known = results["runs"].get(key, {})
             same = all(known.get(k) == value for k, value in wanted.items())
             if key.startswith(only) and not same:
-                results["runs"][key] = measure_run(name, seed)
+                results["runs"][key] = measure_run(name, seed, steps)
                 write_json(result, results)
                 run = results["runs"][key]
                 print(f"{key}: {run['loss']:.4f} in {run['seconds']:.0f} s", flush=True)

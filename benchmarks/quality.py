@@ -2,13 +2,14 @@
 
 `make quality` runs this. It measures what `hlstm/results/quality.json` lacks, adds it to
 the file as soon as it is measured, and prints the tables. A run that was interrupted goes
-on from its last two minutes. To measure something again, delete its entry.
+on from its newest checkpoint. To measure something again, delete its entry.
 
     python -m benchmarks.quality all                        what is missing
     python -m benchmarks.quality all --only headline/0      one run, or one section
-    python -m benchmarks.quality attempt NAME --recipe.epochs 5 ...   a recipe of your own
+    python -m benchmarks.quality attempt --name mine --changes hidden_size=512 steps=5000
 """
 
+import ast
 import bz2
 import copy
 import gzip
@@ -16,9 +17,10 @@ import hashlib
 import json
 import lzma
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -26,11 +28,12 @@ from typing import Any
 import torch
 import tyro
 from torch import Tensor
-from torch.nn import functional as F
 
 import hlstm
+from benchmarks.extras import hang_up, trainer_for
 from benchmarks.provenance import provenance
-from benchmarks.recipe import Recipe, start_run, train
+from benchmarks.recipe import HEADLINE, Recipe, plan
+from benchmarks.runner import Stopwatch, read_json, rounded, write_json
 from hlstm.ngrams import witten_bell
 
 ROOT = Path(__file__).parent.parent
@@ -38,124 +41,21 @@ RESULT = ROOT / "hlstm" / "results" / "quality.json"
 BUILD = ROOT / "_build" / "quality"  # weights, and runs that are not finished
 CORES = os.cpu_count() or 1
 
-HEADLINE = Recipe(
-    hidden_size=384,
-    epochs=32,
-    batch_size=32,
-    sequence_length=64,
-    learning_rate=4e-3,
-    warmup_steps=200,
-    weight_decay=0.1,
-    precision="bfloat16",
-    dropout_between=0.4,
-    dropout_output=0.5,
-    weight_drop=0.3,
-    column_bound=1.0,
-    reset=0.01,
-    ema=0.999,
-)
-QUICK = Recipe(
-    hidden_size=192,
-    epochs=0.7,
-    batch_size=16,
-    sequence_length=64,
-    learning_rate=1e-2,
-    warmup_steps=30,
-    precision="bfloat16",
-    column_bound=1.5,
-)
-LONGER = replace(
-    QUICK,
-    hidden_size=256,
-    epochs=5,
-    batch_size=32,
-    learning_rate=6e-3,
-    weight_decay=0.1,
-    dropout_between=0.2,
-    dropout_output=0.2,
-    ema=0.99,
-)
-# A quarter of the headline's parameters, an eighth of its text, and fewer passes: a run
-# takes a minute on one core.
-SHORT = Recipe(
-    hidden_size=192,
-    text_share=0.125,
-    epochs=20,
-    batch_size=32,
-    sequence_length=64,
-    learning_rate=4e-3,
-    warmup_steps=100,
-    precision="bfloat16",
-    dropout_between=0.3,
-    dropout_output=0.3,
-    column_bound=1.0,
-)
-SWITCHES: dict[str, dict[str, Any]] = {
-    "the short recipe": {},
-    "no dropout": {"dropout_between": 0.0, "dropout_output": 0.0},
-    "dropout between layers only": {"dropout_output": 0.0},
-    "dropout before the head only": {"dropout_between": 0.0},
-    "twice the dropout": {"dropout_between": 0.6, "dropout_output": 0.6},
-    "dropout of input characters": {"dropout_input": 0.1},
-    "locked masks": {"locked": True},
-    "weight-dropped recurrence": {"weight_drop": 0.3},
-    # Its loop over time is that of the reference, which has float32 alone.
-    "zoneout": {"zoneout": 0.05, "precision": "float32"},
-    "forget bias 0": {"forget_bias": 0.0},
-    "columns drawn as in PyTorch": {"column_bound": 0.0},
-    "tied head": {"tied": True},
-    "fixed stream offsets": {"random_offsets": False},
-    "state never carried": {"carry": False},
-    "state reset at times": {"reset": 0.02},
-    "windows of 128": {"sequence_length": 128, "batch_size": 16},
-    "averaged weights": {"ema": 0.998},
-    "label smoothing": {"label_smoothing": 0.05},
-    "no weight decay": {"weight_decay": 0.0},
-    "ten times the weight decay": {"weight_decay": 0.1},
-    "float32": {"precision": "float32"},
-}
-
-
-def plan() -> dict[str, tuple[Recipe, int]]:
-    """Every run by its name, `group/variant/seed`, with recipe and seed."""
-    runs = {f"headline/{seed}": (HEADLINE, seed) for seed in range(3)}
-    for name, recipe in {"20 seconds": QUICK, "3 minutes": LONGER}.items():
-        runs |= {f"quick/{name}/{seed}": (recipe, seed) for seed in range(3)}
-    for name, changed in SWITCHES.items():
-        recipe = replace(SHORT, **changed)
-        runs |= {f"ablation/{name}/{seed}": (recipe, seed) for seed in range(2)}
-    return runs
-
 
 # Protocols
-
-
-def windowed_loss(net: hlstm.DeepRNN, ids: Tensor, length: int = 256) -> float:
-    """Mean loss where each window of `length` characters starts from a zero state.
-
-    Every character but the first is predicted once; the last window is shorter.
-    """
-    total, whole = 0.0, (len(ids) - 1) // length * length
-    pieces = [*ids[:whole].view(-1, length).split(64), ids[None, whole:-1]]
-    targets = [*ids[1 : whole + 1].view(-1, length).split(64), ids[None, whole + 1 :]]
-    with torch.no_grad():
-        for inputs, wanted in zip(pieces, targets, strict=True):
-            if inputs.numel():
-                logits, _ = net(inputs)
-                total += F.cross_entropy(logits.mT, wanted, reduction="sum").item()
-    return total / (len(ids) - 1)
 
 
 def protocols(net: hlstm.DeepRNN, ids: Tensor) -> dict[str, float]:
     """The loss in nats per character under each protocol, over the whole text.
 
     `streaming`: one stream from a zero state, every character but the first predicted.
-    `windows_256`: see `windowed_loss`. `streams_32`: 32 contiguous streams side by side,
-    each from a zero state; fast, and what is measured while a network learns.
+    `windows_256`: the same characters, but each window of 256 starts from a zero state.
+    `streams_32`: 32 contiguous streams side by side, each from a zero state; fast, and what
+    is measured while a network learns.
     """
     return {
         "streaming": hlstm.evaluate(net, ids, batch_size=1),
-        "windows_256": windowed_loss(net, ids),
+        "windows_256": hlstm.evaluate(net, ids, 64, 256, carry=False),
         "streams_32": hlstm.evaluate(net, ids, batch_size=32),
     }
 
@@ -177,9 +77,7 @@ class Corpus:
 
 def read_results() -> dict[str, Any]:
     """What has been measured."""
-    if not RESULT.exists():
-        return {"runs": {}}
-    return json.loads(RESULT.read_text("utf-8"))
+    return read_json(RESULT, {"runs": {}})
 
 
 def store(section: str, value: Any, run: str | None = None) -> None:
@@ -189,19 +87,19 @@ def store(section: str, value: Any, run: str | None = None) -> None:
         results[section] = value
     else:
         results[section][run] = value
-    # A power cut must not cost what took hours.
-    temporary = RESULT.with_suffix(".tmp")
-    temporary.write_text(json.dumps(rounded(results), indent=1) + "\n", "utf-8")
-    os.replace(temporary, RESULT)
+    write_json(RESULT, results)
 
 
-def rounded(value: Any) -> Any:
-    """Floats with five digits after the point."""
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [rounded(v) for v in value]
-    return round(value, 5) if isinstance(value, float) else value
+class Watch(Stopwatch):
+    """A stopwatch of the clock on the wall that shows how far a run is."""
+
+    def __init__(self) -> None:
+        super().__init__(time.perf_counter)
+
+    def on_evaluation(self, trainer: hlstm.Trainer) -> None:
+        """Show the held-out loss."""
+        step, loss = trainer.history.val_step[-1], trainer.history.val_loss[-1]
+        print(f"step {step} of {trainer.config.steps}: {loss:.4f}", flush=True)
 
 
 def weights_path(name: str) -> Path:
@@ -209,35 +107,82 @@ def weights_path(name: str) -> Path:
     return BUILD / f"{name.replace('/', '-').replace(' ', '_')}.safetensors"
 
 
+def begin_or_resume(
+    vocab: hlstm.Vocabulary, recipe: Recipe, seed: int, folder: Path, watch: Watch
+) -> hlstm.Trainer:
+    """Return the trainer of a run, as it stands in its folder."""
+    told = json.dumps({**recipe.options(), "seed": seed}, indent=1)
+    note, kind = folder / "recipe.json", trainer_for(recipe.extras)
+    folder.mkdir(parents=True, exist_ok=True)
+    if note.exists() and note.read_text("utf-8") != told:
+        raise ValueError(f"{folder} is of another run: move it away to start afresh")
+    if hlstm.runs.checkpoints(folder):
+        trainer = kind.resume(folder, callbacks=[watch], progress=False)
+    else:
+        torch.manual_seed(seed)
+        config = replace(recipe.config, seed=seed)
+        net = hlstm.DeepRNN(vocab, **recipe.network)
+        trainer = kind(net, config, callbacks=[watch], progress=False)
+        note.write_text(told, "utf-8")
+    hang_up(trainer.net, recipe.extras)
+    return trainer
+
+
+def share(train_ids: Tensor, recipe: Recipe) -> Tensor:
+    """Return the part of the training text that a recipe reads: its end."""
+    part = recipe.options()["extras"]["text_share"]
+    return train_ids[-round(part * len(train_ids)) :]
+
+
+def story(history: hlstm.training.History, watch: Watch) -> list[dict[str, float]]:
+    """Return a line an evaluation: what was learned since the last, and what it gave."""
+    lines, before = [], 0
+    for step, val_loss in zip(history.val_step, history.val_loss, strict=True):
+        lines.append(
+            {
+                "step": step,
+                "seconds": round(watch.at(step), 1),
+                "loss": mean(history.loss[before:step]),
+                "val_loss": val_loss,
+            }
+        )
+        before = step
+    return lines
+
+
 def measure_run(
     corpus: Corpus, name: str, recipe: Recipe, seed: int, every_protocol: bool
 ) -> dict[str, Any]:
     """Follow a recipe, save the network, and measure what was saved."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    unfinished = weights_path(name).with_suffix(".run")
-    run = start_run(corpus.vocab, recipe, seed)
-    protocols(run.learner.net, corpus.val_ids[:100])  # compiles what is compiled once
-    train(run, corpus.train_ids, corpus.val_ids, unfinished)
-    run.average.plain().save(weights_path(name))
-    net = hlstm.load_model(weights_path(name))
+    path, watch = weights_path(name), Watch()
+    folder = path.with_suffix("")
+    trainer = begin_or_resume(corpus.vocab, recipe, seed, folder, watch)
+    hlstm.evaluate(trainer.net, corpus.val_ids[:100])  # compiles what is compiled once
+    history = trainer.fit(share(corpus.train_ids, recipe), corpus.val_ids, folder)
+    trainer.judged.save(path)
+    # What is judged with a hook, as zoneout is, is no plain network.
+    net = hlstm.load_model(path) if every_protocol else trainer.judged
     if every_protocol:
         val_loss = protocols(net, corpus.val_ids)
-    else:  # as the recipe computes it: zoneout is no plain network
-        val_loss = {"streams_32": run.history[-1]["val_loss"]}
+    else:
+        val_loss = {"streams_32": hlstm.evaluate(net, corpus.val_ids)}
     part = corpus.train_ids[-len(corpus.val_ids) :]
+    learned = [p.numel() for p in trainer.net.parameters() if p.requires_grad]
     result = {
-        "recipe": asdict(recipe),
+        "recipe": recipe.options(),
         "seed": seed,
+        "trainer": "hlstm.Trainer",
         "parameters": sum(p.numel() for p in net.parameters()),
-        "trained_parameters": sum(p.numel() for p in run.learner.trained()),
+        "trained_parameters": sum(learned),
         "val_loss": val_loss,
         "train_loss": hlstm.evaluate(net, part),
-        "seconds": round(run.seconds, 1),
-        "history": run.history,
-        "weights_sha256": hashlib.sha256(weights_path(name).read_bytes()).hexdigest(),
+        "seconds": round(watch.seconds, 1),
+        "timed_steps": watch.timed_steps,
+        "history": story(history, watch),
+        "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         **provenance(),
     }
-    unfinished.unlink()
+    shutil.rmtree(folder)
     return result
 
 
@@ -349,7 +294,7 @@ def missing(only: str) -> Iterator[tuple[str, Recipe, int]]:
     """The runs that the results lack, or have under another recipe."""
     for name, (recipe, seed) in plan().items():
         known = read_results()["runs"].get(name)
-        if name.startswith(only) and (known or {}).get("recipe") != asdict(recipe):
+        if name.startswith(only) and (known or {}).get("recipe") != recipe.options():
             yield name, recipe, seed
 
 
@@ -382,24 +327,30 @@ def measure(only: str = "", threads: int = CORES) -> None:
     print_tables(read_results())
 
 
-def attempt(name: str, recipe: Recipe, seed: int = 0, threads: int = CORES) -> None:
+def attempt(
+    name: str, changes: tuple[str, ...] = (), seed: int = 0, threads: int = CORES
+) -> None:
     """Try a recipe; the result goes to _build/quality/attempt-NAME.json.
 
     Parameters
     ----------
     name
         Of the attempt.
-    recipe
-        What to change in the recipe.
+    changes
+        Options that differ from the headline's, such as hidden_size=512 or tied=True.
     seed
         Of weights, masks and offsets.
     threads
         Threads to compute with.
     """
     torch.set_num_threads(threads)
+    pairs = (change.partition("=") for change in changes)
+    recipe = HEADLINE.change(
+        **{key: ast.literal_eval(value) for key, _, value in pairs}
+    )
     result = measure_run(Corpus(), f"attempt/{name}", recipe, seed, True)
     path = weights_path(f"attempt/{name}").with_suffix(".json")
-    path.write_text(json.dumps(rounded(result), indent=1) + "\n", "utf-8")
+    write_json(path, result)
     print(json.dumps(rounded(result["val_loss"])), path)
 
 

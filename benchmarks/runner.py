@@ -13,40 +13,50 @@ import torch
 
 
 class Stopwatch:
-    """A callback that measures the training steps of a run, and no evaluation.
+    """A callback that measures the training steps of a run, and nothing between them.
 
-    In seconds of the processor: a run on one thread takes as many on a quiet machine, and
-    other programs beside it add little.
+    Parameters
+    ----------
+    clock
+        In seconds. That of the processor: a run on one thread takes as many on a quiet
+        machine, and other programs beside it add little.
 
     Attributes
     ----------
+    timed_steps : int
+        Steps that were measured: those without an evaluation or a checkpoint beside them.
     seconds : float
-        Of all steps, when the run has ended. A step with an evaluation beside it counts
-        as the mean of those without.
+        Of all steps, when the run has ended.
     """
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._total, self._steps, self._evaluated = 0.0, 0, False
+    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
+        self.clock, self.timed_steps, self.seconds = clock, 0, 0.0
+        self._total, self._mark, self._between = 0.0, 0.0, None
 
     def on_fit_start(self, trainer: Any) -> None:
         """Start the first step."""
-        self._mark = time.process_time()
-
-    def on_evaluation(self, trainer: Any) -> None:
-        """Leave this step out."""
-        self._evaluated = True
+        self._between = self._others(trainer)
+        self._mark = self.clock()
 
     def on_step_end(self, trainer: Any) -> None:
         """Count the step, and start the next one."""
-        if not self._evaluated:
-            self._total += time.process_time() - self._mark
-            self._steps += 1
-        self._mark, self._evaluated = time.process_time(), False
+        others = self._others(trainer)
+        if others == self._between:
+            self._total += self.clock() - self._mark
+            self.timed_steps += 1
+        self._mark, self._between = self.clock(), others
 
     def on_fit_end(self, trainer: Any) -> None:
         """Say how long all steps took."""
-        self.seconds = self._total / self._steps * trainer.config.steps
+        self.seconds = self.at(trainer.config.steps)
+
+    def at(self, step: int) -> float:
+        """Return the seconds up to a step, at the mean speed of those that were measured."""
+        return self._total / max(1, self.timed_steps) * step
+
+    def _others(self, trainer: Any) -> Any:
+        """Return what an evaluation and a checkpoint change."""
+        return len(trainer.history.val_step), trainer.checkpoint
 
 
 def read_json(path: Path, empty: dict[str, Any]) -> dict[str, Any]:

@@ -169,40 +169,21 @@ class Plain(nn.Module):
         self.head = nn.Linear(H, V)
 
     def forward(
-        self, ids: Tensor, state: tuple[Tensor, Tensor] | None
+        self, ids: Tensor, state: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Score the next characters."""
+        """Score the next characters, in the form that `train_step` asks for."""
         output, state = self.lstm(self.embedding(ids), state)
         return self.head(output), state
 
 
-def plain_step(
-    net: Plain,
-    optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
-    targets: Tensor,
-    state: Any,
-) -> Any:
-    """Do what `train_step` does, with PyTorch's own functions."""
-    logits, (h, c) = net(inputs, state)
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-    optimizer.step()
-    return loss.item(), 0.0, (h.detach(), c.detach())
-
-
-def training_task(
-    net: nn.Module, step: Callable[..., Any], data: list[tuple[Tensor, Tensor]]
-) -> Task:
+def training_task(net: nn.Module, data: list[tuple[Tensor, Tensor]]) -> Task:
     """Return what takes the next training step of a network, its state carried along."""
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
     batches, state = itertools.cycle(data), None
 
     def task() -> None:
         nonlocal state
-        state = step(net, optimizer, *next(batches), state)[2]
+        state = train_step(net, optimizer, *next(batches), state)[2]
 
     return task
 
@@ -217,8 +198,8 @@ def measure_training(result: Result) -> None:
         data = list(windows(vocab.encode(text), B, T))[:200]
         plain, ours = Plain(len(vocab), H), hlstm.DeepRNN(vocab, H, 2)
         tasks = {
-            "plain": training_task(plain, plain_step, data),
-            "DeepRNN": training_task(ours, train_step, data),
+            "plain": training_task(plain, data),
+            "DeepRNN": training_task(ours, data),
         }
         times = medians(tasks, 20)
         rates = {name: round(B * T / t) for name, t in times.items()}

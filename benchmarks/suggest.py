@@ -8,6 +8,7 @@ measured, so that it can be interrupted. To measure something again, delete its 
 import functools
 import hashlib
 import itertools
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,10 @@ import hlstm
 from benchmarks.provenance import provenance
 from benchmarks.runner import Stopwatch, in_processes, read_json, write_json
 from benchmarks.weights import split_by_play
-from hlstm.recipes import training_config
+from hlstm.recipes import network_options, training_config
 
 RESULT = Path(__file__).parent.parent / "hlstm" / "results" / "suggest.json"
 SIZES = (512, 256, 128, 64)
-LAYERS = 2
 BUDGETS = (112.0, 28.0, 7.0, 2.0)  # seconds of one core
 DROPOUT = {100_000: (0.0, 0.3), 1_000_000: (0.0, 0.2), 4_000_000: (0.0,)}
 HELD_OUT = 40_000  # characters
@@ -54,6 +54,17 @@ def corpus() -> tuple[hlstm.Vocabulary, Tensor, Tensor, dict[str, Any]]:
     return vocab, vocab.encode(train_text), vocab.encode(held_out), record
 
 
+def recipe() -> dict[str, Any]:
+    """How networks are built and trained; dropout and steps come in."""
+    return {
+        str(size): {
+            "network": network_options(size, 0.0),
+            "config": asdict(training_config(size, 1000)),
+        }
+        for size in SIZES
+    }
+
+
 def measure_size(size: int) -> float:
     """Characters a second that a network of a size learns from, here and now."""
     return float(measure_run(size, 0.0, 1_000_000, 20_000 // size)["speed"])
@@ -66,7 +77,7 @@ def measure_run(
     vocab, train_ids, held_out, _ = corpus()
     config, watch = training_config(size, steps), Stopwatch()
     torch.manual_seed(0)
-    net = hlstm.DeepRNN(vocab, size, LAYERS, dropout)
+    net = hlstm.DeepRNN(vocab, **network_options(size, dropout))
     trainer = hlstm.Trainer(net, config, callbacks=(watch,), progress=False)
     history = trainer.fit(train_ids[:characters], held_out)
     read = steps * config.batch_size * config.sequence_length
@@ -103,8 +114,13 @@ def main(
     processes
         How many runs go on at a time, on one thread each.
     """
-    results = read_json(result, {"corpus": {}, "speeds": {}, "runs": []})
+    results = read_json(result, {"corpus": {}, "recipe": {}, "speeds": {}, "runs": []})
     results["corpus"] = corpus()[-1]
+    if results["runs"] and results["recipe"] != recipe():
+        raise SystemExit(
+            f"{result} was measured with another recipe; move it away to start afresh"
+        )
+    results["recipe"] = recipe()
     # As in the runs, no process computes alone.
     for size in SIZES:
         if str(size) not in results["speeds"]:

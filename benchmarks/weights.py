@@ -9,6 +9,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,10 +26,19 @@ CONFIG = hlstm.TrainConfig(
     steps=5000,
     learning_rate=1e-2,
     warmup_steps=100,
+    weight_decay=0.01,
+    precision="float32",
     eval_every=500,
     seed=SEED,
 )
-SIZES = {"hidden_size": 256, "num_layers": 2, "dropout": 0.0}
+# The committed network began with columns drawn as in PyTorch.
+SIZES: dict[str, Any] = {
+    "hidden_size": 256,
+    "num_layers": 2,
+    "dropout": 0.0,
+    "column_bound": None,
+    "forget_bias": 1.0,
+}
 
 
 def split_by_play(text: str) -> tuple[str, list[str]]:
@@ -70,6 +80,7 @@ def main() -> None:
         "sizes": SIZES,
         "parameters": sum(p.numel() for p in saved.parameters()),
         "config": asdict(CONFIG),
+        "trainer": "hlstm.Trainer",
         "val_step": history.val_step,
         "val_loss": [round(loss, 4) for loss in history.val_loss],
         "val_loss_saved": round(hlstm.evaluate(saved, val_ids), 4),

@@ -348,7 +348,7 @@ class TensorBoard:
     def on_fit_start(self, trainer: "Trainer") -> None:
         """Open the file."""
         purge = (
-            [*trainer.history.val_step, 0][-1] + 1 if trainer.position.step else None
+            [0, *trainer.history.val_step][-1] + 1 if trainer.position.step else None
         )
         self.writer = self.kind(self.folder, purge_step=purge)
 

@@ -7,545 +7,56 @@ __all__ = []
 
 # %% ../chapters/21_command_line.ipynb #9c7c1897
 import difflib
-import hashlib
 import inspect
 import io
-import json
-import math
 import os
 import re
-import shlex
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Annotated, Any
+from contextlib import redirect_stdout, suppress
+from dataclasses import fields
+from textwrap import fill
+from typing import Any
 
 import torch
 import tyro
-from torch import Tensor
-from tqdm import tqdm
-from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+from tyro.conf import DisallowNone, OmitArgPrefixes
 
 from hlstm import __version__
-from hlstm.checkpoint import load_model, load_pretrained
-from hlstm.checks import (  # appendix B
-    HlstmError,
-    InvalidTypeError,
-    InvalidValueError,
-    as_integer,
-    as_number,
+from hlstm.checks import HlstmError, InvalidTypeError, InvalidValueError  # appendix B
+from hlstm.cli_ask import (
+    Common,
+    Compress,
+    Decompress,
+    Evaluate,
+    Info,
+    Quantise,
+    Sample,
+    Sampling,
+    Sizes,
+    Suggest,
+    describe,
+    measure,
+    press,
+    propose,
+    quantise,
+    sample,
+    unpress,
 )
+from hlstm.cli_train import Train, train
 from hlstm.console import (
     PIPE,
     UsageError,
-    as_object,
     complain,
     let_go_of_stdout,
     option,
-    options_of,
     plain,
     polite,
     readable_help,
-    show,
 )
-from hlstm.corpus import UnknownCharacterError, load_corpus  # appendix A
-from hlstm.files import replace_file
-from hlstm.network import DeepRNN
-from hlstm.runs import TrainingInterrupted, check_new, load_run, locked, run_info
-from hlstm.sampling import stream_text
-from hlstm.text import Vocabulary, streams, train_val_split
-from hlstm.trainer import Trainer
-from hlstm.training import TrainConfig, evaluate, pick_device
-
-# %% ../chapters/21_command_line.ipynb #14c0000b
-Sizes = options_of(
-    DeepRNN,
-    hidden_size="H, the width of every layer.",
-    num_layers="L, the number of layers.",
-    dropout="Probability to drop an activation between layers and before the head.",
-)
-
-# %% ../chapters/21_command_line.ipynb #14c0000f
-Run = Positional[Annotated[str, arg(metavar="RUN")]]
-Files = Positional[
-    Annotated[tuple[str, ...], arg(metavar="FILE...", help_behavior_hint="")]
-]
-Flag = Annotated[bool, arg(help_behavior_hint="")]
-
-
-@dataclass(kw_only=True)
-class Common:
-    """What every command takes.
-
-    Parameters
-    ----------
-    device
-        Where to compute: cpu, cuda, cuda:1, mps; auto takes a CUDA GPU if there is one.
-    json
-        Print JSON for programs on stdout, and nothing else.
-    """
-
-    device: Annotated[str, arg(metavar="DEVICE")] = "auto"
-    json: Flag = False
-
-
-def is_folder(run: str) -> bool:
-    """Tell whether RUN is a folder, and not what comes with the package."""
-    return run != "shakespeare" and Path(run).is_dir()
-
-
-def load_network(run: str, best: bool, device: str) -> DeepRNN:
-    """Return the network of a run's folder, of a model file, or of the package."""
-    if is_folder(run):
-        net = load_run(run, best)
-    elif best:
-        raise UsageError(f"--best needs the folder of a run, and {run!r} is none")
-    else:
-        net = load_pretrained(run) if run == "shakespeare" else load_model(run)
-    return net.to(pick_device(device))
-
-# %% ../chapters/21_command_line.ipynb #14c00014
-Sampling = options_of(
-    stream_text,
-    length="Characters to write, 0 or more; the prompt is not counted.",
-    temperature="0 takes the likeliest character each time; higher is wilder.",
-    top_k="Draw from this many likeliest characters only.",
-    top_p="Draw from the likeliest characters that hold this share, up to 1.",
-    seed="The same seed writes the same text on the same machine.",
-)
-
-# %% ../chapters/21_command_line.ipynb #65d4dad7
-@dataclass(kw_only=True)
-class Sample(Common):
-    """Write text with a trained network, one character at a time.
-
-      hlstm sample shakespeare --prompt "ROMEO:" --temperature 0.7
-      hlstm sample runs/mine --length 1000 --seed 1 >text.txt
-
-    Parameters
-    ----------
-    run
-        Folder of a run, a .safetensors model, or the word shakespeare.
-    prompt
-        Text to write on from; without it, a line begins.
-    best
-        Take the run's best weights on held-out text, not its newest.
-    """
-
-    run: Run
-    prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
-    sampling: Annotated[Any, arg(constructor=Sampling)] = field(
-        default_factory=Sampling
-    )
-    best: Flag = False
-
-# %% ../chapters/21_command_line.ipynb #1cf3de23
-def sample(options: Sample) -> None:
-    """Stream the prompt and what follows to stdout."""
-    net = load_network(options.run, options.best, options.device)
-    how = asdict(options.sampling)
-    drawn = stream_text(net, options.prompt, **how)
-    if options.json:
-        show({"prompt": options.prompt, "text": "".join(drawn)} | how, True)
-        return
-    last = options.prompt or ""
-    print(last, end="", flush=True)
-    try:
-        for last in drawn:
-            print(last, end="", flush=True)
-    finally:
-        # What comes next begins a line of its own, also after Ctrl-C.
-        if last and not last.endswith("\n"):
-            print(flush=True)
-
-# %% ../chapters/21_command_line.ipynb #14c00017
-Evaluation = options_of(
-    evaluate,
-    batch_size="Pieces read side by side, each without a past; 1 reads the text whole.",
-)
-
-# %% ../chapters/21_command_line.ipynb #25fe4989
-@dataclass(kw_only=True)
-class Evaluate(Common):
-    """Measure how well a network predicts a text.
-
-      hlstm evaluate runs/mine unseen.txt
-      hlstm evaluate shakespeare letter.txt --drop-unknown --json
-
-    Several files are read as one text, in their order, joined by line ends.
-
-    Parameters
-    ----------
-    run
-        Folder of a run, a .safetensors model, or the word shakespeare.
-    files
-        UTF-8 text files, or the words shakespeare and tinyshakespeare.
-    best
-        Take the run's best weights on held-out text, not its newest.
-    drop_unknown
-        Leave out characters that the network does not know, and count them.
-    """
-
-    run: Run
-    files: Files
-    evaluation: Annotated[Any, arg(constructor=Evaluation)] = field(
-        default_factory=Evaluation
-    )
-    best: Flag = False
-    drop_unknown: Flag = False
-
-# %% ../chapters/21_command_line.ipynb #e0e33e46
-def read_texts(files: Sequence[str]) -> list[str]:
-    """Read each file; see `hlstm.corpus.load_corpus`."""
-    if not files:
-        raise UsageError("name at least one FILE")
-    return [load_corpus(file) for file in files]
-
-
-def encode(net: DeepRNN, text: str, drop_unknown: bool) -> Tensor:
-    """Turn text into (N,) integers."""
-    return net.vocab.encode(text, "ignore" if drop_unknown else "strict")
-
-# %% ../chapters/21_command_line.ipynb #d4f56770
-def measure(options: Evaluate) -> None:
-    """Print nats, bits and perplexity per character, and how many there were."""
-    net = load_network(options.run, options.best, options.device)
-    text = "\n".join(read_texts(options.files))
-    ids, how = encode(net, text, options.drop_unknown), asdict(options.evaluation)
-    count = streams(ids, how["batch_size"])[:, 1:].numel()
-    hidden = not sys.stderr.isatty()
-    with tqdm(total=count, unit="char", unit_scale=True, disable=hidden) as bar:
-
-        def advance(net: Any, inputs: tuple[Tensor, ...], outputs: Any) -> None:
-            bar.update(inputs[0].numel())
-
-        net.register_forward_hook(advance)
-        nats = evaluate(net, ids, **how)
-    perplexity = math.exp(nats) if nats < 700 else math.inf
-    results = {"nats": nats, "bits": nats / math.log(2), "perplexity": perplexity}
-    counts = {"characters": count, "dropped": len(text) - len(ids)}
-    show(results | counts, options.json)
-
-# %% ../chapters/21_command_line.ipynb #14c0001a
-@dataclass(kw_only=True)
-class Info(Common):
-    """Say what a run or a model is: sizes, progress, losses.
-
-      hlstm info runs/mine
-      hlstm info shakespeare --json
-
-    Losses are in nats per character, times in seconds.
-
-    Parameters
-    ----------
-    run
-        Folder of a run, a .safetensors model, or the word shakespeare.
-    """
-
-    run: Run
-
-
-def describe(options: Info) -> None:
-    """Print what is known of a run or a model."""
-    if is_folder(options.run):
-        results = run_info(options.run)
-        results["vocabulary"] = "".join(results["vocabulary"])
-        if (Path(options.run) / CORPUS).exists():
-            results |= recall(Path(options.run))
-    else:
-        net = load_network(options.run, False, options.device)
-        results = {
-            "hidden_size": net.lstm.hidden_size,
-            "num_layers": net.lstm.num_layers,
-            "dropout": net.dropout.p,
-            "vocabulary": "".join(net.vocab.symbols),
-            "parameters": sum(p.numel() for p in net.parameters()),
-        }
-    show(results, options.json)
-
-# %% ../chapters/21_command_line.ipynb #14c0001d
-CORPUS = "corpus.json"
-WORDS = ("shakespeare", "tinyshakespeare")
-
-
-def sha256(text: str) -> str:
-    """Return the SHA-256 of a text in UTF-8."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def remember(
-    folder: Path, files: Sequence[str], texts: Sequence[str], val_fraction: float
-) -> None:
-    """Write into a run's folder, which we hold, which files it learns from."""
-    places = [f if f in WORDS else str(Path(f).resolve()) for f in files]
-    corpus = [
-        {"file": place, "sha256": sha256(text)}
-        for place, text in zip(places, texts, strict=True)
-    ]
-    record = {"val_fraction": val_fraction, "corpus": corpus}
-    replace_file(folder / CORPUS, json.dumps(record, indent=2).encode())
-
-# %% ../chapters/21_command_line.ipynb #9c5652fb
-def recall(folder: Path) -> dict[str, Any]:
-    """Read what `remember` wrote."""
-    path = folder / CORPUS
-    try:
-        record = json.loads(path.read_text("utf-8"))
-        corpus = [{k: str(c[k]) for k in ("file", "sha256")} for c in record["corpus"]]
-        share = as_number("val_fraction", record["val_fraction"], 0, 1)
-        return {"val_fraction": share, "corpus": corpus}
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"no {path}: hlstm train has begun no run in this folder"
-        ) from None
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InvalidValueError(f"{path} is damaged: {error!r}") from error
-
-# %% ../chapters/21_command_line.ipynb #14c0001f
-def read_again(folder: Path, files: Sequence[str]) -> list[str]:
-    """Read the files that a run learns from, and refuse any other text."""
-    known = [text["sha256"] for text in recall(folder)["corpus"]]
-    if len(files) != len(known):
-        raise UsageError(f"the run has {len(known)} files, and got {len(files)}")
-    texts = []
-    for file, digest in zip(files, known, strict=True):
-        try:
-            texts.append(load_corpus(file))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"{error}. Where it has moved, say where to: hlstm train FILE --resume "
-                f"--out {shlex.quote(str(folder))}"
-            ) from None
-        if sha256(texts[-1]) != digest:
-            raise InvalidValueError(f"{file} is not the text that the run began with")
-    return texts
-
-# %% ../chapters/21_command_line.ipynb #7df1436d
-Network = Annotated[Any, arg(constructor=Sizes, name="network")]
-Training = Annotated[
-    TrainConfig, arg(name="training", help="The fields of hlstm.TrainConfig.")
-]
-
-# %% ../chapters/21_command_line.ipynb #14c00022
-def refuse_name(out: str) -> None:
-    """Refuse a folder for a run that would not be found again under its name."""
-    if not out:
-        raise UsageError("--out is empty: name a folder for the run")
-    if out in WORDS:
-        raise UsageError(
-            f"--out {out} would mean what comes with the package, not a run: name "
-            f"another folder, or ./{out}"
-        )
-    if Path(out).exists() and not Path(out).is_dir():
-        raise UsageError(f"--out {out} is a file: name a folder for the run")
-
-
-@dataclass(kw_only=True)
-class Train(Common):
-    """Train a network on your own text, or go on with an interrupted run.
-
-      hlstm train play.txt --out runs/mine --steps 2000 --hidden-size 128
-      hlstm train --resume --out runs/mine
-
-    Several files are read as one text, in their order, joined by line ends. Ctrl-C,
-    SIGTERM and a closed terminal save the run before they end it; after a crash it
-    goes on from its newest checkpoint. A run keeps the options that it began with.
-
-    With --json each line of stdout is an object. Its "event" is "start", then
-    "evaluation" (losses in nats per character), and at last "end", "interrupted" or
-    "error". What is no number in JSON is null.
-
-    Parameters
-    ----------
-    files
-        UTF-8 text files, or the words shakespeare and tinyshakespeare. With --resume
-        only if they have moved.
-    out
-        Folder of the run; a new run makes it.
-    resume
-        Go on with the run in this folder.
-    val_fraction
-        Share of the text, its last part, that is held out to evaluate on; 0 for none.
-    """
-
-    files: Files = ()
-    out: Annotated[str, arg(metavar="RUN")]
-    resume: Flag = False
-    val_fraction: float = 0.1
-    sizes: Network = field(default_factory=Sizes)
-    config: Training = field(default_factory=TrainConfig)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.val_fraction < 1:
-            raise UsageError(
-                f"--val-fraction is at least 0 and below 1, and got {self.val_fraction}"
-            )
-        refuse_name(self.out)
-        for name in ("hidden_size", "num_layers"):
-            as_integer(option(name), getattr(self.sizes, name), 1)
-        as_number(option("dropout"), self.sizes.dropout, 0, 1)
-
-# %% ../chapters/21_command_line.ipynb #14c00024
-def of_run(options: Train) -> Train:
-    """Return the options with which the run in the folder began."""
-    known = recall(Path(options.out))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they come again when it goes on
-        trainer = Trainer.resume(options.out, "cpu", progress=False)
-    lstm = trainer.net.lstm
-    return Train(
-        out=options.out,
-        files=tuple(text["file"] for text in known["corpus"]),
-        val_fraction=known["val_fraction"],
-        sizes=Sizes(lstm.hidden_size, lstm.num_layers, trainer.net.dropout.p),
-        config=trainer.config,
-    )
-
-
-def refuse_changes(now: Train, then: Train) -> None:
-    """Raise UsageError where an option is not the one that the run began with."""
-    for new, old in ((now, then), (now.sizes, then.sizes), (now.config, then.config)):
-        for name in ("val_fraction",) if new is now else asdict(new):
-            if getattr(new, name) != getattr(old, name):
-                raise UsageError(
-                    f"{option(name)} is {getattr(old, name)} in this run, and got "
-                    f"{getattr(new, name)}: a run keeps the options it began with"
-                )
-
-# %% ../chapters/21_command_line.ipynb #14c00026
-def refuse_run(folder: Path) -> None:
-    """Refuse to begin a run where there is one, or what is left of one."""
-    try:
-        if folder.is_dir():
-            check_new(folder)
-    except FileExistsError:
-        raise FileExistsError(
-            f"{folder} holds a run already: go on with it by --resume, or name "
-            "another folder with --out"
-        ) from None
-
-
-def begin(options: Train) -> tuple[Trainer, list[str]]:
-    """Return a trainer with a new network, and the texts to learn from."""
-    refuse_run(Path(options.out))
-    device = pick_device(options.device)
-    texts = read_texts(options.files)
-    torch.manual_seed(options.config.seed % 2**64)  # the range that PyTorch takes
-    vocab = Vocabulary.from_text("\n".join(texts))
-    net = DeepRNN(vocab, **asdict(options.sizes)).to(device)
-    return Trainer(net, options.config), texts
-
-
-def go_on(options: Train) -> tuple[Trainer, list[str]]:
-    """Return the trainer of a run that stopped, and the texts it learns from."""
-    texts = read_again(Path(options.out), options.files)
-    device = None if options.device == "auto" else pick_device(options.device)
-    return Trainer.resume(options.out, device), texts
-
-# %% ../chapters/21_command_line.ipynb #14c00028
-SENTENCES = {
-    "start": "{characters:,} characters to learn from and {held_out:,} held out, "
-    "{symbols} symbols; {parameters:,} parameters on {device}; step {step} of {steps}",
-    "evaluation": "step {step}: loss {loss:.4f}, held out {val_loss:.4f} nats per "
-    "character",
-    "end": "step {step}: done; the run is in {run}",
-}
-
-
-def tell(options: Train, event: str, **values: Any) -> None:
-    """Print what has happened: JSON, or a sentence."""
-    try:
-        if options.json:
-            tqdm.write(as_object({"event": event} | values))
-        elif event in SENTENCES:
-            tqdm.write(SENTENCES[event].format(**values))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Who reads has gone. The run is stopped as by Ctrl-C, and so it is saved.
-        let_go_of_stdout()
-        signal.raise_signal(signal.SIGINT)
-
-
-def latest(trainer: Trainer) -> dict[str, Any]:
-    """Return the newest evaluation, and the mean training loss since the one before."""
-    history = trainer.history
-    first, last = [0, *history.val_step][-2:]
-    return {
-        "step": last,
-        "loss": sum(history.loss[first:last]) / max(1, last - first),
-        "val_loss": history.val_loss[-1],
-        "seconds": history.seconds,
-    }
-
-# %% ../chapters/21_command_line.ipynb #63dd9f82
-def parts_of(
-    options: Train, trainer: Trainer, texts: list[str]
-) -> tuple[Tensor, Tensor | None]:
-    """Return the text to learn from and the part that is held out, both long enough."""
-    ids = trainer.net.vocab.encode("\n".join(texts))
-    held_out: Tensor | None = None
-    share, batch_size = options.val_fraction, trainer.config.batch_size
-    if share:
-        # A share may be so small that rounding leaves nothing of it.
-        ids, held_out = train_val_split(ids, min(1 - share, 1 - 2**-53))
-    for name, part in (("to learn from", ids), ("held out", held_out)):
-        if part is not None and len(part) < 2 * batch_size:
-            raise InvalidValueError(
-                f"of the text, {len(part)} characters are {name} (--val-fraction "
-                f"{share:g}), too few for --batch-size {batch_size}: give a longer "
-                f"text, or a --batch-size up to {max(1, len(part) // 2)}"
-            )
-    return ids, held_out
-
-# %% ../chapters/21_command_line.ipynb #14c00029
-def train(options: Train) -> None:
-    """Begin a run, or go on with one, and tell on the way how it does."""
-    trainer, texts = go_on(options) if options.resume else begin(options)
-    ids, held_out = parts_of(options, trainer, texts)
-    net, folder, steps = trainer.net, Path(options.out), trainer.config.steps
-    with locked(folder) as held:
-        if not options.resume:
-            refuse_run(folder)
-        remember(folder, options.files, texts, options.val_fraction)
-        trainer.progress = sys.stderr.isatty()
-        trainer.on_evaluation = lambda: tell(options, "evaluation", **latest(trainer))
-        tell(
-            options,
-            "start",
-            run=options.out,
-            step=trainer.position.step,
-            steps=steps,
-            characters=len(ids),
-            held_out=0 if held_out is None else len(held_out),
-            symbols=len(net.vocab),
-            parameters=sum(p.numel() for p in net.parameters()),
-            device=str(next(net.parameters()).device),
-        )
-        try:
-            trainer.fit(ids, held_out, held)
-        except TrainingInterrupted as stop:
-            raise interruption(options, trainer, stop.signal) from None
-        except Exception as error:
-            tell(options, "error", run=options.out, message=plain(error))
-            raise
-    tell(options, "end", run=options.out, step=steps)
-
-# %% ../chapters/21_command_line.ipynb #2a8ece8f
-def interruption(options: Train, trainer: Trainer, number: int) -> TrainingInterrupted:
-    """Tell that a run was stopped; return what says how to go on."""
-    step, steps = trainer.position.step, trainer.config.steps
-    name = signal.Signals(number).name
-    tell(options, "interrupted", run=options.out, step=step, signal=name)
-    if getattr(sys.stdout, "gone", False):
-        name, number = "a reader of stdout that has gone", PIPE
-    return TrainingInterrupted(
-        f"{name} stopped the run after step {step} of {steps}, and it is saved; go on "
-        f"with: hlstm train --resume --out {shlex.quote(options.out)}",
-        number,
-    )
+from hlstm.corpus import UnknownCharacterError  # appendix A
+from hlstm.training import TrainConfig
 
 # %% ../chapters/21_command_line.ipynb #14c0002b
 COMMANDS: dict[str, tuple[type[Common], Callable[[Any], None]]] = {
@@ -553,6 +64,10 @@ COMMANDS: dict[str, tuple[type[Common], Callable[[Any], None]]] = {
     "sample": (Sample, sample),
     "evaluate": (Evaluate, measure),
     "info": (Info, describe),
+    "suggest": (Suggest, propose),
+    "compress": (Compress, press),
+    "decompress": (Decompress, unpress),
+    "quantise": (Quantise, quantise),
 }
 
 EXIT_CODES = """\
@@ -578,25 +93,34 @@ def overview() -> str:
     lines = ["usage: hlstm COMMAND ...", ""]
     lines += ["Train a deep LSTM on text, and let it write.", ""]
     for name, (kind, _) in COMMANDS.items():
-        lines.append(f"  {name:10}{about(kind).splitlines()[0]}")
+        lines.append(f"  {name:11}{about(kind).splitlines()[0]}")
     lines += ["", "hlstm COMMAND --help says more. hlstm --version prints the version."]
     return "\n".join(lines + ["", EXIT_CODES])
 
-# %% ../chapters/21_command_line.ipynb #14c0002c
+
 def parse(name: str, argv: Sequence[str], **default: Any) -> Any:
-    """Return the options of a command, or raise SystemExit after help or an error."""
-    kind, _ = COMMANDS[name]
-    if {"-h", "--help"} & set(argv):
-        print(about(kind), end="\n\n")
+    """Return the options of a command, or raise SystemExit after an error."""
     with readable_help():
         return tyro.cli(
-            kind,
+            COMMANDS[name][0],
             args=argv,
             prog=f"hlstm {name}",
             description=" ",
-            config=(DisallowNone, FlagCreatePairsOff, OmitArgPrefixes),
+            config=(DisallowNone, OmitArgPrefixes),
             **default,
         )
+
+
+def help_of(name: str) -> str:
+    """Return the help of a command, in lines of at most 80 letters where there is room."""
+    kind, _ = COMMANDS[name]
+    with redirect_stdout(io.StringIO()) as written, suppress(SystemExit):
+        parse(name, ["--help"])
+    usage, _, options = written.getvalue().partition("\n\n")
+    usage = fill(usage, 80, subsequent_indent="  ", break_on_hyphens=False)
+    parts = [about(kind), usage, options, kind.notes(), EXIT_CODES]
+    text = "\n\n".join(part.rstrip() for part in parts if part)
+    return re.sub(r" +$", "", text, flags=re.MULTILINE)
 
 # %% ../chapters/21_command_line.ipynb #14c0002d
 def run(argv: Sequence[str]) -> int:
@@ -612,29 +136,31 @@ def run(argv: Sequence[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UsageError(f"no command {name!r}; {hint}There are: {', '.join(COMMANDS)}")
-    # Help has letters that an old encoding lacks.
-    if {"-h", "--help"} & set(rest) and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+    if {"-h", "--help"} & set(rest):
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # an old encoding lacks letters
+        print(help_of(name))
+        return 0
     try:
         options = parse(name, rest)
-        if isinstance(options, Train) and options.resume:
-            # A second look, with what the run began with in place of the defaults.
-            then = of_run(options)
-            options = parse(name, rest, default=then)
-            refuse_changes(options, then)
-    except SystemExit as stop:
-        if not stop.code:
-            print(EXIT_CODES)
-        return int(stop.code or 0)
+        options.check()
+        if (basis := options.basis()) is not None:
+            # A second look, with what these options stand for in place of the defaults.
+            options = parse(name, rest, default=basis)
+            options.check_against(basis)
+            options.check()
+    except SystemExit:
+        return 2
     COMMANDS[name][1](options)
     return 0
 
 # %% ../chapters/21_command_line.ipynb #5ad402b6
 OPTIONS = {
-    each.name
-    for kind in (Sizes, Sampling, Evaluation, TrainConfig)
-    for each in fields(kind)
-} | {"prompt", "device"}
+    each.name for kind in (Sizes, Sampling, TrainConfig) for each in fields(kind)
+} | set(
+    "prompt device stop num_samples max_minutes patience sample_length streams "
+    "characters minutes".split()
+)
 # Inside a sentence only what cannot be another word, or a part of a path.
 WITHIN = re.compile(
     rf"(?<![\w./-])({'|'.join(name for name in OPTIONS if '_' in name)})"
@@ -651,8 +177,7 @@ def in_options(error: HlstmError) -> tuple[int, str]:
     """Return the exit code of a refusal, and its words with options for arguments."""
     words = plain(error)
     if isinstance(error, UnknownCharacterError):
-        way = "Write a --prompt of symbols that it has; evaluate takes --drop-unknown"
-        return 1, f"{error.what}. {way}"
+        return 1, f"{error.what}. Write a --prompt of symbols that it has"
     named = re.match(r"(?:the )?(\w+)(?= (?:is|has|needs) )", words)
     if named and named[1] in OPTIONS:
         wrong = isinstance(error, UsageError | InvalidValueError | InvalidTypeError)

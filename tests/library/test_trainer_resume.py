@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -27,7 +27,8 @@ from torch import Tensor
 
 import hlstm
 from book import ROOT
-from hlstm import files, runs, training
+from hlstm import callbacks, files, runs, training
+from hlstm.callbacks import EarlyStopping, SampleText
 from hlstm.runs import TrainingInterrupted
 
 STEPS = 18
@@ -50,6 +51,150 @@ def trainer(config: hlstm.TrainConfig = CONFIG) -> hlstm.Trainer:
     net = hlstm.DeepRNN(hlstm.Vocabulary("abcde"), 3, 2, dropout=0.3)
     torch.manual_seed(1)
     return hlstm.Trainer(net, config, progress=False)
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a run is made with, beside the usual."""
+
+    network: dict[str, Any] = field(default_factory=dict)
+    """Of the network."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Of `TrainConfig`."""
+    given: Callable[[], dict[str, Any]] = dict
+    """What no file holds, made anew for each process: optimizer, schedule, callbacks."""
+
+    def begin(self) -> hlstm.Trainer:
+        """A new trainer, and the seed of its masks."""
+        torch.manual_seed(0)
+        shape: dict[str, Any] = {"dropout": 0.3, **self.network}
+        net = hlstm.DeepRNN(hlstm.Vocabulary("abcde"), 3, 2, **shape)
+        torch.manual_seed(1)
+        config = replace(CONFIG, **self.config)
+        return hlstm.Trainer(net, config, **self.given(), progress=False)
+
+    def resume(self, folder: Path | str) -> hlstm.Trainer:
+        """The trainer that goes on in another process, which has drawn other numbers."""
+        torch.manual_seed(99)
+        return hlstm.Trainer.resume(folder, **self.given(), progress=False)
+
+
+class Plain(torch.optim.Optimizer):
+    """Gradient descent that remembers plain numbers, None, and tensors of no shape."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(
+            parameters, {"lr": 0.1, "how": "by hand", "bounds": (0.5, 2.0)}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                if p.grad is not None:
+                    count = state.get("count", 0) + 1
+                    low, high = group["bounds"]
+                    rate = min(max(state.get("rate", 1.0) * 0.9, low), high)
+                    state |= {"count": count, "rate": rate, "nothing": None}
+                    state["seen"] = torch.tensor(float(count), dtype=torch.float64)
+                    p.sub_(group["lr"] * rate / state["seen"].item() * p.grad)
+
+
+def with_optimizer(name: str, **settings: Any) -> Option:
+    """Another of PyTorch's optimisers."""
+    kind = getattr(torch.optim, name)
+    return Option(
+        given=lambda: {"optimizer": lambda net: kind(net.parameters(), **settings)}
+    )
+
+
+class Drawing:
+    """Draws random numbers that are the run's, were they not given back."""
+
+    def __init__(self, event: str) -> None:
+        setattr(self, event, lambda trainer: torch.rand(trainer.position.step % 3 + 1))
+
+
+def drawing(event: str) -> dict[str, Any]:
+    return {"callbacks": [Drawing(event)]}
+
+
+class Shrinking:
+    """Changes the weights, after some steps."""
+
+    def on_step_end(self, trainer: hlstm.Trainer) -> None:
+        if trainer.position.step % 3 == 0:
+            with torch.no_grad():
+                trainer.net.head.weight.mul_(0.5)
+
+
+def steps_of(step: int, config: hlstm.TrainConfig) -> float:
+    """A schedule that is not the usual one."""
+    return config.learning_rate / (1 + step)
+
+
+EVERYTHING = Option(
+    {"dropout_head": 0.5, "weight_drop": 0.4, "locked": True, "tied": True},
+    {
+        "accumulate": 2,
+        "ema": 0.8,
+        "precision": "bfloat16",
+        "reset": 0.4,
+        "learning_rate": 0.1,
+    },
+    lambda: {
+        "optimizer": lambda net: torch.optim.NAdam(net.parameters()),
+        "schedule": steps_of,
+        "callbacks": [
+            EarlyStopping(99),
+            SampleText(5, "ab", write=lambda text: None),
+            Drawing("on_step_end"),
+            Shrinking(),
+        ],
+    },
+)
+OPTIONS: dict[str, Option] = {
+    "nothing more": Option(),
+    "an average": Option(config={"ema": 0.8}),
+    "resets": Option(config={"reset": 0.5}),
+    "a batch in parts": Option(config={"accumulate": 2}),
+    "float32": Option(config={"precision": "float32"}),
+    "bfloat16": Option(config={"precision": "bfloat16"}),
+    "ten evaluations": Option(config={"eval_every": None}),
+    "no dropout": Option({"dropout": 0.0}),
+    "dropout before the head": Option({"dropout_head": 0.6}),
+    "dropped weights": Option({"weight_drop": 0.4}),
+    "masks for a window": Option({"locked": True}),
+    "a tied head": Option({"tied": True}),
+    "early stopping": Option(
+        config={"eval_every": 1, "learning_rate": 0.5, "precision": "float32"},
+        given=lambda: {"callbacks": [EarlyStopping(8)]},
+    ),
+    "samples": Option(
+        given=lambda: {"callbacks": [SampleText(9, write=lambda text: None)]}
+    ),
+    **{
+        f"numbers drawn {event}": Option(given=partial(drawing, event))
+        for event in callbacks.EVENTS
+    },
+    "weights changed on the way": Option(given=lambda: {"callbacks": [Shrinking()]}),
+    "a schedule": Option(given=lambda: {"schedule": steps_of}),
+    "plain numbers": Option(
+        given=lambda: {"optimizer": lambda net: Plain(net.parameters())}
+    ),
+    "SGD": with_optimizer("SGD"),
+    "momentum": with_optimizer("SGD", momentum=0.9, nesterov=True),
+    "Adagrad": with_optimizer("Adagrad"),
+    "Adafactor": with_optimizer("Adafactor"),
+    "Adamax": with_optimizer("Adamax", betas=(0.8, 0.9)),
+    "amsgrad": with_optimizer("AdamW", amsgrad=True, lr=torch.tensor(0.1)),
+    "ASGD": with_optimizer("ASGD"),
+    "NAdam": with_optimizer("NAdam"),
+    "RMSprop": with_optimizer("RMSprop", centered=True, momentum=0.5),
+    "Rprop": with_optimizer("Rprop"),
+    "everything": EVERYTHING,
+}
 
 
 def newest(folder: Path) -> Path:
@@ -329,6 +474,38 @@ def test_a_run_without_held_out_text_has_no_best(tmp_path: Path) -> None:
         hlstm.load_run(tmp_path, best=True)
 
 
+# Every option
+
+
+def crash() -> None:
+    """Stands for what ends a process in the middle of a step: nothing is saved."""
+    raise SystemError("a crash")
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_each_option_survives_two_crashes(tmp_path: Path, name: str) -> None:
+    option = OPTIONS[name]
+    uninterrupted = option.begin()
+    uninterrupted.fit(*texts(), folder=tmp_path / "whole")
+    subject, folder = option.begin(), tmp_path / "run"
+    for step in (5, 10):
+        with pytest.raises(SystemError):
+            at_step(subject, step, crash).fit(*texts(), folder=folder)
+        assert newest(folder).name == runs.checkpoint_name(step // 3 * 3)
+        subject = option.resume(folder)
+    subject.fit(*texts(), folder=folder)
+    assert_same_run(folder, tmp_path / "whole")
+    for ours, theirs in zip(
+        subject.net.parameters(), uninterrupted.net.parameters(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    histories = [replace(t.history, seconds=0) for t in (subject, uninterrupted)]
+    assert histories[0] == histories[1]
+    assert subject.stopped == uninterrupted.stopped
+    early = name == "early stopping"
+    assert (subject.stopped is not None) == (subject.position.step < STEPS) == early
+
+
 # Signals
 
 
@@ -539,19 +716,19 @@ class Bomb:
             if self.count == self.moment:
                 os.kill(os.getpid(), signal.SIGKILL)
             name = frame.f_code.co_name
-            if name in ("save_tensors", "replace_file", "_prune", "_saving"):
+            if name in ("save_tensors", "replace_file", "_prune", "on_evaluation"):
                 self.saving.append(self.count)
             if name == "replace_file" and "file" in frame.f_locals:
                 self.torn.append(self.count)
         return self
 
 
-def job(folder: str, moment: int) -> dict[str, Any]:
+def job(folder: str, moment: int, name: str) -> dict[str, Any]:
     """Train in a folder, from where it stands, to the end or until the bomb goes off."""
     try:
-        subject = hlstm.Trainer.resume(folder, progress=False)
+        subject = OPTIONS[name].resume(folder)
     except FileNotFoundError:
-        subject = trainer()
+        subject = OPTIONS[name].begin()
     bomb = Bomb(moment)
     sys.settrace(bomb)
     subject.fit(*texts(), folder=folder)
@@ -574,7 +751,7 @@ def serve() -> None:
         print(json.dumps([os.waitstatus_to_exitcode(status), answer]), flush=True)
 
 
-Run = Callable[[Path, int], tuple[int, Any]]
+Run = Callable[..., tuple[int, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -591,8 +768,10 @@ def run() -> Iterator[Run]:
         assert process.stdin and process.stdout
         feed, answers = process.stdin, process.stdout
 
-        def ask(folder: Path, moment: int = 0) -> tuple[int, Any]:
-            print(json.dumps([str(folder), moment]), file=feed, flush=True)
+        def ask(
+            folder: Path, moment: int = 0, name: str = "nothing more"
+        ) -> tuple[int, Any]:
+            print(json.dumps([str(folder), moment, name]), file=feed, flush=True)
             code, answer = json.loads(answers.readline())
             return code, answer
 
@@ -630,6 +809,24 @@ def test_killed_again_and_again_a_run_ends_bit_by_bit(tmp_path: Path, run: Run) 
         kills += 1
     assert kills >= 3
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_with_everything_on_a_run_goes_on_bit_by_bit(
+    tmp_path: Path, run: Run
+) -> None:
+    code, lines = run(tmp_path / "whole", 0, "everything")
+    assert code == 0
+    choose = random.Random(2)
+    moments = [choose.randrange(1, lines["count"]) for _ in range(2)]
+    moments += choose.sample(lines["saving"], 1) + choose.sample(lines["torn"], 1)
+    for number, moment in enumerate(moments):
+        folder = tmp_path / str(number)
+        code, _ = run(folder, moment, "everything")
+        assert code == -signal.SIGKILL
+        code, _ = run(folder, 0, "everything")
+        assert code == 0
+        assert_same_run(folder, tmp_path / "whole")
 
 
 if __name__ == "__main__":

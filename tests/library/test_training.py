@@ -366,10 +366,28 @@ def test_a_loss_in_half_precision_is_summed_in_more(dtype: torch.dtype) -> None:
     assert math.isclose(nats, math.log(math.exp(16) + 4), rel_tol=1e-6)
 
 
-def test_the_function_and_the_trainer_are_one_run() -> None:
-    config = hlstm.TrainConfig(2, 4, steps=11, eval_every=4, warmup_steps=2)
-    nets = small_net(), small_net()
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "an average": {"ema": 0.9},
+    "resets": {"reset": 0.5},
+    "parts": {"accumulate": 2},
+    "bfloat16": {"precision": "bfloat16"},
+    "all": {"ema": 0.9, "reset": 0.5, "accumulate": 2, "precision": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("what", OPTIONS)
+def test_the_function_and_the_trainer_are_one_run(what: str) -> None:
+    """With dropout, so that random numbers are drawn in the same order."""
+    sizes: dict[str, Any] = {"steps": 11, "eval_every": 4, "warmup_steps": 2}
+    config = hlstm.TrainConfig(2, 4, **sizes, **OPTIONS[what])
+    nets = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        nets.append(hlstm.DeepRNN(VOCAB, 3, 2, dropout=0.5))
+    torch.manual_seed(1)
     ours = training.train(nets[0], IDS, config, IDS[:20], progress=False)
+    torch.manual_seed(1)
     theirs = hlstm.Trainer(nets[1], config, progress=False).fit(IDS, IDS[:20])
     assert dataclasses.replace(ours, seconds=0) == dataclasses.replace(
         theirs, seconds=0
