@@ -24,11 +24,11 @@ from benchmarks.runner import Stopwatch, in_processes, read_json, write_json
 from hlstm.training import pick_precision
 
 RESULT = Path(__file__).parent.parent / "hlstm" / "results" / "defaults.json"
-STEPS = 1500
+STEPS = 800
 SEEDS = (0, 1)
 # What is tried. The default is among the values of its row.
 TRAINING: dict[str, tuple[Any, ...]] = {
-    "learning_rate": (5e-3, 1e-2, 2e-2),
+    "learning_rate": (1e-2, 1.5e-2, 2e-2),
     "batch_size": (16, 32, 64),
     "sequence_length": (32, 64, 128),
     "warmup_steps": (0, 50, 200),
@@ -43,8 +43,8 @@ NETWORK: dict[str, tuple[Any, ...]] = {
     "dropout": (0.0, 0.1, 0.2),
     "weight_drop": (0.0, 0.1),
     "tied": (False, True),
-    "column_bound": (None, 0.5, 1.0, 1.7),
-    "forget_bias": (0.0, 1.0, 2.0),
+    "column_bound": (None, 1.0, 1.7, 2.5),
+    "forget_bias": (-1.0, 0.0, 1.0),
 }
 # At an equal number of characters.
 LENGTHS = ("batch_size", "sequence_length")

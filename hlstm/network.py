@@ -77,8 +77,8 @@ class DeepRNN(nn.Module):
         weight_drop: float = 0.0,
         locked: bool = False,
         tied: bool = False,
-        column_bound: float | None = 1.0,
-        forget_bias: float = 1.0,
+        column_bound: float | None = 1.7,
+        forget_bias: float = 0.0,
         engine: str = "auto",
     ) -> None:
         super().__init__()

@@ -326,15 +326,16 @@ PRESETS = {
             {
                 "hidden_size": 256,
                 "num_layers": 2,
-                "dropout": 0.2,
-                "column_bound": 1.5,
+                "dropout": 0.1,
+                "column_bound": 1.7,
+                "forget_bias": 0.0,
             },
             TrainConfig(
                 batch_size=32,
                 sequence_length=64,
                 steps=2455,
-                learning_rate=6e-3,
-                warmup_steps=30,
+                learning_rate=1e-2,
+                warmup_steps=50,
                 weight_decay=0.1,
                 ema=0.99,
                 precision="auto",
@@ -349,6 +350,7 @@ PRESETS = {
                 "dropout_head": 0.5,
                 "weight_drop": 0.3,
                 "column_bound": 1.0,
+                "forget_bias": 1.0,
             },
             TrainConfig(
                 batch_size=32,

@@ -63,11 +63,11 @@ class TrainConfig:
     """T, the length of a window of truncated BPTT, in characters."""
     steps: int = 1500
     """S, the number of optimiser steps."""
-    learning_rate: float = 1e-2
+    learning_rate: float = 1.5e-2
     """The largest learning rate, reached after the warm-up."""
     warmup_steps: int = 50
     """W, the steps over which the learning rate rises linearly."""
-    weight_decay: float = 0.01
+    weight_decay: float = 0.1
     """AdamW's λ, equation (12.6), of matrices; biases do not decay."""
     max_norm: float = 1.0
     """Largest gradient norm; see `hlstm.clipping.clip_grad_norm_`. It may be infinite."""
