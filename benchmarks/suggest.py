@@ -24,7 +24,7 @@ from hlstm.recipes import network_options, training_config
 
 RESULT = Path(__file__).parent.parent / "hlstm" / "results" / "suggest.json"
 SIZES = (512, 256, 128, 64)
-BUDGETS = (112.0, 28.0, 7.0, 2.0)  # seconds of one core
+BUDGETS = (56.0, 14.0, 4.0)  # seconds of one core
 DROPOUT = {100_000: (0.0, 0.3), 1_000_000: (0.0, 0.2), 4_000_000: (0.0,)}
 HELD_OUT = 40_000  # characters
 
