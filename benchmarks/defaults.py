@@ -24,7 +24,7 @@ from benchmarks.runner import Stopwatch, in_processes, read_json, write_json
 from hlstm.training import pick_precision
 
 RESULT = Path(__file__).parent.parent / "hlstm" / "results" / "defaults.json"
-STEPS = 500
+STEPS = 400
 SEEDS = (0, 1)
 # What is tried. The default is among the values of its row.
 TRAINING: dict[str, tuple[Any, ...]] = {

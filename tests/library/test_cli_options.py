@@ -583,7 +583,7 @@ BAD = {
     "train text.txt --column-bound wide": "--column-bound FLOAT|none",
     "train text.txt --forget-bias nan": "--forget-bias is a number, and got nan",
     "train text.txt --engine warp": "--engine is one of ",
-    "train --resume --out run --learning-rate 1": "--learning-rate is 0.01 in this run, "
+    "train --resume --out run --learning-rate 1": "--learning-rate is 0.015 in this run, "
     "and got 1.0: a run keeps the options it began with, but for --steps",
     "train --resume --out run --steps 29": "--steps is an integer, 30 or larger, and got 29",
     "train --resume --out run --val-file text.txt": "--val-file text.txt is new to this run",
