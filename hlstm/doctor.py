@@ -227,7 +227,7 @@ def diagnose_low_loss(
     return Diagnosis(
         "The loss is too good.",
         f"{loss:.2f} nats a character, where counting {order} characters needs "
-        f"{counted:.2f}: no network is twice as good",
+        f"{counted:.2f}: networks are seldom twice as good",
         "Look for the answers in the question: targets that are inputs, or held-out text "
         "in the training text (diagnose_targets, diagnose_leak).",
     )
@@ -614,9 +614,9 @@ def diagnose_gates(net: DeepRNN, ids: Tensor) -> Diagnosis | None:
             return Diagnosis(
                 "The network has stopped learning.",
                 f"in layer {k}, {statistics.fmean(ends):.0%} of the gates stand at 0 or 1, "
-                f"and {dead:.0%} of the units are dead: no gradient passes there",
-                "A smaller learning rate, clipping, weight decay; smaller weights at the "
-                "start. These weights do not come back: begin again.",
+                f"where they have no slope, and {dead:.0%} of the units are dead",
+                "Begin again, with a smaller learning rate, clipping, or smaller weights at "
+                "the start.",
             )
     return None
 

@@ -356,7 +356,7 @@ def test_a_broken_run_is_told_by_its_folder(
 ) -> None:
     """Far too fast, and judged by a part of what it learns from."""
     train = texts[0][:2000]
-    config = replace(CONFIG, learning_rate=1.0, batch_size=4)
+    config = replace(CONFIG, learning_rate=3.0, batch_size=4)
     hlstm.Trainer(fresh(), config, progress=False).fit(train, train[-800:], tmp_path)
     given = [VOCAB.decode(t) for t in (train, train[-800:])]
     symptoms = {each.symptom for each in examine(tmp_path, given)}
