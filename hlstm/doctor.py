@@ -119,7 +119,7 @@ def diagnose_gate_order(net: DeepRNN, ids: Tensor) -> Diagnosis | None:
     Takes a trained network, and (N,) integers that it should read well; 1000 are used.
     """
     # 8 streams, so that 24 readings are quick.
-    ids, tried = ids[:1000], {}
+    ids, tried = ids[:1000], dict[tuple[int, ...], float]()
     streams = min(8, len(ids) // 2)
     for order in permutations(range(4)):
         other = copy.deepcopy(net)
@@ -281,7 +281,7 @@ def diagnose_overfitting(history: History) -> Diagnosis | None:
 # %% ../chapters/D_failures.ipynb #dfa10037
 def count_operations(tensor: Tensor) -> int:
     """Return how many operations `backward` from this tensor would walk through."""
-    ahead, seen = [tensor.grad_fn], set()
+    ahead, seen = [tensor.grad_fn], set[object]()
     while ahead:
         node = ahead.pop()
         if node is not None and node not in seen:
