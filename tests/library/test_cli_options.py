@@ -344,6 +344,14 @@ CASES: dict[tuple[str, str], tuple[str, int, Check]] = {
         0,
         lambda seen: seen.found["corpus"][0]["file"].endswith("text.txt"),
     ),
+    ("doctor", "RUN"): ("doctor run", 0, lambda seen: seen.out.strip()),
+    ("doctor", "--json"): (
+        "doctor run --json",
+        0,
+        lambda seen: all(
+            d.keys() == {"symptom", "finding", "cure"} for d in seen.found["findings"]
+        ),
+    ),
     ("suggest", "FILE..."): (
         "suggest text.txt other.txt --minutes 5",
         0,
