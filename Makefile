@@ -105,7 +105,7 @@ suggest: $(installed) ## measure the table behind hlstm.suggest, in half an hour
 	@$(python) -m book.notebooks.exports
 	@$(python) -m benchmarks.suggest
 
-defaults: $(installed) ## measure every default one switch at a time, in an hour on two free cores
+defaults: $(installed) ## measure every default one switch at a time, in a quarter of an hour on two free cores
 	@$(python) -m book.notebooks.exports
 	@$(python) -m benchmarks.defaults
 

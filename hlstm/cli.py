@@ -44,7 +44,7 @@ from hlstm.cli_ask import (
     sample,
     unpress,
 )
-from hlstm.cli_train import Train, train
+from hlstm.cli_train import Doctor, Train, look_through, train
 from hlstm.console import (
     PIPE,
     UsageError,
@@ -68,6 +68,7 @@ COMMANDS: dict[str, tuple[type[Common], Callable[[Any], None]]] = {
     "compress": (Compress, press),
     "decompress": (Decompress, unpress),
     "quantise": (Quantise, quantise),
+    "doctor": (Doctor, look_through),
 }
 
 EXIT_CODES = """\

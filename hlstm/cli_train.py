@@ -35,8 +35,10 @@ from hlstm.cli_ask import (
     Device,
     File,
     Files,
+    Run,
     Sizes,
     encode,
+    is_folder,
     load_network,
 )
 from hlstm.cli_texts import CORPUS, WORDS, read_again, read_texts, recall, remember
@@ -49,7 +51,9 @@ from hlstm.console import (
     let_go_of_stdout,
     option,
     plain,
+    show,
 )
+from hlstm.doctor import examine  # appendix D
 from hlstm.network import DeepRNN
 from hlstm.recipes import PRESETS, Preset
 from hlstm.runs import TrainingInterrupted, check_new, locked, newest_checkpoint
@@ -514,3 +518,34 @@ def train(options: Train) -> None:
             tell(options, "error", run=options.run, message=plain(error))
             raise
     finish(options, trainer)
+
+# %% ../chapters/21_command_line.ipynb #b5159131
+@dataclass(kw_only=True)
+class Doctor(Common):
+    """Look through a run, finished or interrupted, for what went wrong.
+
+    hlstm doctor runs/mine
+    """
+
+    run: Run
+
+
+def look_through(options: Doctor) -> None:
+    """Print what was found in the losses, the network and the samples of a run."""
+    folder, texts = Path(options.run), None
+    if not is_folder(options.run):
+        raise UsageError(
+            f"doctor needs the folder of a run, and {options.run!r} is none"
+        )
+    if (folder / CORPUS).exists():
+        then = of_run(Train(out=options.run, resume=True))
+        parts = read_again(folder, texts_of(then))
+        held_out = parts.pop() if then.val_file else ""
+        text, share = "\n".join(parts), 0.0 if then.val_file else then.val_fraction
+        end = len(text) - int(share * len(text))
+        texts = [text[:end], held_out or text[end:]]
+    found = examine(folder, texts)
+    if options.json:
+        show({"findings": [asdict(diagnosis) for diagnosis in found]}, True)
+    else:
+        print(*(map(str, found) if found else ["nothing was found"]), sep="\n")

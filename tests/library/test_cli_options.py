@@ -344,6 +344,18 @@ CASES: dict[tuple[str, str], tuple[str, int, Check]] = {
         0,
         lambda seen: seen.found["corpus"][0]["file"].endswith("text.txt"),
     ),
+    ("doctor", "RUN"): (
+        "doctor run",
+        0,
+        lambda seen: "The held-out loss is as low as the training loss." in seen.out,
+    ),
+    ("doctor", "--json"): (
+        "doctor run --json",
+        0,
+        lambda seen: all(
+            d.keys() == {"symptom", "finding", "cure"} for d in seen.found["findings"]
+        ),
+    ),
     ("suggest", "FILE..."): (
         "suggest text.txt other.txt --minutes 5",
         0,
@@ -583,7 +595,7 @@ BAD = {
     "train text.txt --column-bound wide": "--column-bound FLOAT|none",
     "train text.txt --forget-bias nan": "--forget-bias is a number, and got nan",
     "train text.txt --engine warp": "--engine is one of ",
-    "train --resume --out run --learning-rate 1": "--learning-rate is 0.01 in this run, "
+    "train --resume --out run --learning-rate 1": "--learning-rate is 0.015 in this run, "
     "and got 1.0: a run keeps the options it began with, but for --steps",
     "train --resume --out run --steps 29": "--steps is an integer, 30 or larger, and got 29",
     "train --resume --out run --val-file text.txt": "--val-file text.txt is new to this run",

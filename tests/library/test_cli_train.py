@@ -351,7 +351,7 @@ def test_what_is_no_size_may_differ(said: Said) -> None:
     again = hlstm.DeepRNN(vocab, 8, 2, 0.1, dropout_head=0.0, tied=True)
     assert hlstm.load_run("other").describe() == again.describe()
     assert run(f"{line} --out preset --preset quick") == 0
-    preset = hlstm.DeepRNN(vocab, 8, 2, 0.2, tied=True)
+    preset = hlstm.DeepRNN(vocab, 8, 2, 0.1, tied=True)
     assert hlstm.load_run("preset").describe() == preset.describe()
 
 
@@ -375,7 +375,7 @@ def test_an_option_overrides_its_preset(said: Said) -> None:
     assert run(words, "--out", "run", "--hidden-size", "9") == 0
     info = run_info("run")
     assert (info["dropout"], info["config"]["steps"], info["hidden_size"]) == (0, 1, 9)
-    assert info["config"]["learning_rate"] == 6e-3
+    assert info["config"]["learning_rate"] == 1e-2
     record = json.loads(Path("run/corpus.json").read_text())["options"]
     assert record["network"]["column_bound"] is None and record["preset"] == "quick"
     assert run("train --resume --out run --preset quick --json") == 0

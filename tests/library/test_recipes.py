@@ -61,7 +61,7 @@ def test_the_table_is_whole(runs: Table, speeds: dict[str, int]) -> None:
         for dropout in rates
         for number in steps[size]
     }
-    assert sorted(found) == sorted(wanted) and len(wanted) == 80
+    assert sorted(found) == sorted(wanted) and len(wanted) == 60
 
 
 def test_the_table_is_of_the_present_recipe() -> None:
@@ -84,7 +84,10 @@ def test_what_must_be_monotonous_is(size: int, runs: Table) -> None:
         losses = [loss for _, loss in sorted(curve(runs, size, length, False).items())]
         assert all(a > b for a, b in itertools.pairwise(losses))
     last = [max(curve(runs, size, length, False).items())[1] for length in LENGTHS]
-    assert last[0] > last[1] > last[2] - 0.01
+    assert last[0] > last[1]
+    steps = max(curve(runs, size, LENGTHS[1], False))
+    if 16 * 64 * steps > LENGTHS[1]:  # a run that has read all of it once
+        assert last[1] > last[2] - 0.01
 
 
 def test_a_larger_network_is_slower(speeds: dict[str, int]) -> None:
@@ -189,8 +192,8 @@ def test_a_measured_run_is_suggested_with_its_own_loss(runs: Table) -> None:
 @pytest.mark.parametrize(
     ("characters", "minutes", "said"),
     [
-        (1_000_000, 1.0, ""),
-        (100_000, 1.0, ""),
+        (1_000_000, 0.8, ""),
+        (100_000, 0.8, ""),
         (50_000, 1.0, "shorter than 100,000 characters"),
         (5_000_000, 1.0, "longer than 4,000,000 characters"),
         (1_000_000, 0.005, "less time than any"),

@@ -121,7 +121,7 @@ def test_a_text_of_one_symbol_is_certain_from_the_start() -> None:
     config = hlstm.TrainConfig(batch_size=2, sequence_length=4, steps=3)
     ids = vocab.encode("a" * 40)
     history = hlstm.Trainer(net, config, progress=False).fit(ids, ids)
-    assert history.loss == [0, 0, 0] and history.val_loss == [0]
+    assert history.loss == [0, 0, 0] and set(history.val_loss) == {0}
     assert net.generate_text("a", 4) == "aaaaa"
 
 

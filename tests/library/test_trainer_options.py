@@ -212,7 +212,9 @@ def test_a_forged_memory_is_damage(tmp_path: Path, what: str) -> None:
 
 def test_the_schedule_is_followed_and_noted() -> None:
     history = Option(given=lambda: {"schedule": steps_of}).begin().fit(*texts())
-    assert history.learning_rate == [0.01 / (1 + k) for k in range(STEPS)]
+    assert history.learning_rate == [
+        CONFIG.learning_rate / (1 + k) for k in range(STEPS)
+    ]
     usual = trainer().fit(*texts()).learning_rate
     assert usual == [training.learning_rate_at(k, CONFIG) for k in range(STEPS)]
 
