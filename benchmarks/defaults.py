@@ -50,6 +50,10 @@ NETWORK: dict[str, tuple[Any, ...]] = {
 LENGTHS = ("batch_size", "sequence_length")
 # What is not tried, or not decided by the loss, and why.
 REASONS = {
+    "batch_size": "smaller batches make more steps of as many characters, which is worth "
+    "most in a run as short as these, and keep two threads or a GPU less busy",
+    "sequence_length": "shorter windows make more steps of as many characters, which is "
+    "worth most in a run as short as these, and cut the way back sooner",
     "vocab": "the text decides",
     "hidden_size": "a matter of time: see suggest.json",
     "steps": "a matter of time: see suggest.json",
