@@ -27,6 +27,8 @@ ENGINES = ["auto", "reference"]
 
 def network(engine: str = "auto", **options: Any) -> hlstm.DeepRNN:
     torch.manual_seed(0)
+    # A weight norm divides by the norm of a part, which must not be zero.
+    options = {"forget_bias": 1.0} | options
     return hlstm.DeepRNN(VOCAB, H, L, engine=engine, **options).double()
 
 
