@@ -588,7 +588,7 @@ def diagnose_gates(net: DeepRNN, ids: Tensor) -> Diagnosis | None:
     """Find layers whose gates stand at their ends, or whose units say nothing.
 
     Takes a network, and (N,) integers of text; 800 of them are read, in 8 streams. Gates
-    i, f and o beyond 0.01 and 0.99 in nine of ten places are saturated. A unit with |h|
+    i, f and o beyond 0.01 and 0.99 in nine of ten places are saturated. A unit whose h stays
     below 0.001 throughout is dead, and half of a layer may be.
     """
     ids = ids[: len(ids) // 8 * 8][:800].view(8, -1).T

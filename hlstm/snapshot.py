@@ -13,7 +13,7 @@ import json
 import math
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ class Run:
     history: History
     position: Position
     average: DeepRNN | None = None
-    schedule: Schedule = learning_rate_at
+    schedule: Schedule = field(default_factory=lambda: learning_rate_at)
 
     @property
     def judged(self) -> DeepRNN:
