@@ -39,7 +39,7 @@ def training_config(hidden_size: int, steps: int) -> TrainConfig:
         sequence_length=64,
         steps=steps,
         learning_rate=round(0.2 / math.sqrt(hidden_size), 4),
-        warmup_steps=min(50, steps // 10),
+        warmup_steps=min(50, steps // 4),
         weight_decay=0.1,
         max_norm=1.0,
     )

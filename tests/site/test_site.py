@@ -99,7 +99,7 @@ def test_a_chapter_is_described_by_its_question(
         head = pages[f"chapters/{name}.html"].select_one('meta[name="description"]')
         assert question and head["content"] == question[1].replace("'", "’"), name
     head = pages["index.html"].select_one('meta[name="description"]')
-    assert head["content"].startswith("A book of notebooks")
+    assert head["content"].startswith("This is a course on one idea")
 
 
 def test_the_course_is_read_in_order(pages: dict[str, BeautifulSoup]) -> None:
