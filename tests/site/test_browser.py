@@ -1,6 +1,5 @@
 """Every page in Chromium, opened once: no error, small, still, readable by all."""
 
-import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -94,6 +93,12 @@ RUN_AXE = """async ([standard, ofColour, scope, known]) => {
   }
   return [found, [...sample.keys()]];
 }"""
+VIEWS: list[tuple[int, Literal["light", "dark"]]] = [
+    (390, "light"),
+    (390, "dark"),
+    (1300, "dark"),
+    (1300, "light"),
+]
 COLOURS = "[...document.links].map((e) => getComputedStyle(e).color).join()"
 RAW_MATH = r"""() => {
   const article = document.querySelector("article") ?? document.body;
@@ -315,9 +320,7 @@ def test_accessibility(opened: Opened, passed: list[str]) -> None:
     page.evaluate(SAMPLE)
     page.evaluate("loadAxe()")
     found: dict[tuple[int, str], list[str]] = {}
-    order: list[tuple[int, Literal["light", "dark"]]]
-    order = [(390, "light"), (390, "dark"), (1300, "dark"), (1300, "light")]
-    for width, theme in order:
+    for width, theme in VIEWS:
         opened.show(width, theme)
         assert page.get_attribute("html", "data-theme") == theme
         scope = "html" if theme == "light" else None
@@ -348,19 +351,18 @@ def test_what_is_pointed_at_can_be_read(
     root = session.send("DOM.getDocument")["root"]["nodeId"]
     asked = {"nodeId": root, "selector": "a, button, summary, input"}
     found = session.send("DOM.querySelectorAll", asked)["nodeIds"]
-    themes: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
     before = {}
-    for theme in themes:
-        tab.show(1300, theme)
-        before[theme] = page.evaluate(COLOURS)
+    for width, theme in VIEWS:
+        tab.show(width, theme)
+        before[width, theme] = page.evaluate(COLOURS)
     for node in found:
         forced = {"nodeId": node, "forcedPseudoClasses": ["hover"]}
         session.send("CSS.forcePseudoState", forced)
-    for theme, width in itertools.product(themes, (1300, 390)):
+    for width, theme in VIEWS:
         tab.show(width, theme)
         assert page.get_attribute("html", "data-theme") == theme
-        if width == 1300:
-            assert page.evaluate(COLOURS) != before[theme], "nothing shows the pointer"
+        now = page.evaluate(COLOURS)
+        assert now != before[width, theme], "nothing shows the pointer"
         wrong, _ = page.evaluate(RUN_AXE, [STANDARD, OF_COLOUR, None, passed])
         assert wrong == [], (width, theme)
     session.detach()
