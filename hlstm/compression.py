@@ -199,7 +199,7 @@ def compress(net: DeepRNN, text: str, streams: int = 1) -> bytes:
     text
         Characters of the network's vocabulary.
     streams
-        S, in how many contiguous streams the text is read side by side, from 1 to
+        B, in how many contiguous streams the text is read side by side, from 1 to
         65,536. A text of fewer characters is read in as many streams as it has.
 
     Returns

@@ -21,7 +21,7 @@ from .network import PRECISIONS, DeepRNN
 class Int8(NamedTuple):
     """A matrix of whole numbers with a scale for each row; equation (18.1).
 
-    `values` is (R, C) int8, from −127 to 127, and `scale` is (R,) float32, 0 or larger.
+    `values` is (rows, columns) int8, from −127 to 127, and `scale` is (rows,) float32, 0 or larger.
     """
 
     values: Tensor
@@ -34,12 +34,12 @@ def quantise_rows(weight: Tensor) -> Int8:
     Parameters
     ----------
     weight
-        w, (R, C), R ≥ 1 and C ≥ 1, of a floating type. A row of zeros gets scale 0.
+        w, (rows, columns), both at least 1, of a floating type. A row of zeros gets scale 0.
 
     Returns
     -------
     Int8
-        Values (R, C) int8 and scales (R,) float32. No weight of float32's normal range
+        Values (rows, columns) int8 and scales (rows,) float32. No weight of float32's normal range
         moves by more than half its row's scale (and rounding of float32).
 
     Raises
@@ -49,7 +49,7 @@ def quantise_rows(weight: Tensor) -> Int8:
     """
     if weight.dim() != 2 or not weight.numel() or not weight.is_floating_point():
         raise InvalidValueError(
-            "weight is (R, C), floating and not empty, and got "
+            "weight is (rows, columns), floating and not empty, and got "
             f"{tuple(weight.shape)}, {weight.dtype}"
         )
     w = weight.detach().float()
@@ -58,8 +58,8 @@ def quantise_rows(weight: Tensor) -> Int8:
             f"weight has {bad} numbers that are not finite in float32"
         )
     scale = w.abs().amax(1) / 127
-    q = (w / torch.where(scale > 0, scale, 1.0)[:, None]).round()
-    return Int8(q.clamp(-127, 127).to(torch.int8), scale)
+    values = (w / torch.where(scale > 0, scale, 1.0)[:, None]).round()
+    return Int8(values.clamp(-127, 127).to(torch.int8), scale)
 
 # %% ../chapters/18_quantise.ipynb #ff09832a
 def dequantise_rows(rounded: Int8) -> Tensor:
@@ -68,26 +68,28 @@ def dequantise_rows(rounded: Int8) -> Tensor:
     Parameters
     ----------
     rounded
-        Values (R, C) int8 and scales (R,) float32.
+        Values (rows, columns) int8 and scales (rows,) float32.
 
     Returns
     -------
     Tensor
-        (R, C) float32.
+        (rows, columns) float32.
 
     Raises
     ------
     InvalidValueError
         If the values or the scales are none that `quantise_rows` gives.
     """
-    q, s = rounded
-    if q.dtype != torch.int8 or q.dim() != 2 or (q == -128).any():
-        raise InvalidValueError("the values are not (R, C) int8, from −127 to 127")
-    if s.dtype != torch.float32 or s.shape != q.shape[:1]:
-        raise InvalidValueError(f"the scales are not ({len(q)},) float32")
-    if not (torch.isfinite(s) & (s >= 0)).all():
+    values, scale = rounded
+    if values.dtype != torch.int8 or values.dim() != 2 or (values == -128).any():
+        raise InvalidValueError(
+            "the values are not (rows, columns) int8, from −127 to 127"
+        )
+    if scale.dtype != torch.float32 or scale.shape != values.shape[:1]:
+        raise InvalidValueError(f"the scales are not ({len(values)},) float32")
+    if not (torch.isfinite(scale) & (scale >= 0)).all():
         raise InvalidValueError("a scale is negative or not finite")
-    return q.float() * s[:, None]
+    return values.float() * scale[:, None]
 
 # %% ../chapters/18_quantise.ipynb #10b00001
 def rebuild(tensors: dict[str, Tensor], description: dict[str, Any]) -> DeepRNN:
