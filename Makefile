@@ -128,6 +128,8 @@ check: $(installed)
 	@.venv/bin/ruff format --quiet --check . || { echo "not formatted; run make clean-outputs"; exit 1; }
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy --no-error-summary
+	@git ls-files -z | xargs -0 .venv/bin/codespell
+	@$(python) -m book.tools.prose
 
 $(installed): constraints.txt settings.ini setup.py pyproject.toml
 	@sh book/tools/environment.sh install

@@ -63,7 +63,7 @@ def metrics(trainer: "Trainer") -> dict[str, float | int]:
     -------
     dict
         `step`; `epoch`, the number of the pass over the text, from 0; `characters` that were
-        learnt from; `seconds`; `learning_rate` of the last step; `loss` and `grad_norm`,
+        learned from; `seconds`; `learning_rate` of the last step; `loss` and `grad_norm`,
         the means since the last evaluation; `val_loss`, `val_bits` and `val_perplexity`.
         Losses are in nats per character, what was not measured is NaN.
     """
