@@ -453,7 +453,7 @@ def draw_beginnings(
             look = {"color": f"C{k % 6}", "mfc": "none" if n else f"C{k % 6}"}
             look |= {"ls": LINES[n % 4], "marker": MARKS[k % 6]}
             ax.plot(distances, line, label=f"layer {k + 1}, {name}", **look)
-    ax.set(xscale="log", ylim=(-0.3, 1.05), ylabel="R² on new texts")
+    ax.set(xscale="log", ylim=(-0.5, 1.05), ylabel="R² on new texts")
     ax.set_xticks(distances, distances)
     ax.minorticks_off()
     ax.set_xlabel("characters read since the beginning")

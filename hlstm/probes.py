@@ -112,7 +112,7 @@ def best_units(values: Tensor, label: Tensor) -> list[Follower]:
     ]
 
 # %% ../chapters/13b_inside.ipynb #23c12e15
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
 def probe(features: Tensor, targets: Mapping[str, Tensor]) -> dict[str, float]:
@@ -121,7 +121,7 @@ def probe(features: Tensor, targets: Mapping[str, Tensor]) -> dict[str, float]:
     Parameters
     ----------
     features
-        (N, D) of one kind, in the order of the text. It is cut into some forty pieces. Of
+        (N, D) of one kind, in the order of the text. It is cut into some 200 pieces. Of
         every four, two are fitted, by least squares with a ridge, the third chooses the
         ridge, and the fourth judges.
     targets
@@ -141,7 +141,7 @@ def probe(features: Tensor, targets: Mapping[str, Tensor]) -> dict[str, float]:
     N = len(features)
     targets = checked(targets, N, least=8)
     X = features.float()
-    turn = torch.arange(N, device=X.device) // max(1, N // 40) % 4
+    turn = torch.arange(N, device=X.device) // max(1, N // 200) % 4
     fit, choose, judge = turn < 2, turn == 2, turn == 3
     X = X - X[fit].mean(0)
     X = X / X[fit].square().mean().sqrt().clamp_min(torch.finfo(X.dtype).tiny)

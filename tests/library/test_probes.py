@@ -127,7 +127,7 @@ def test_a_probe_is_ridge_regression_with_the_ridge_that_is_best_elsewhere() -> 
     torch.manual_seed(0)
     x, y = torch.randn(80, 30).double(), torch.randn(80).double()
     y += x[:, 0]
-    turn = torch.arange(80) // 2 % 4  # forty pieces of two
+    turn = torch.arange(80) % 4
     first, quarter, last = turn < 2, turn == 2, turn == 3
     X = (x - x[first].mean(0)).numpy()
     X /= np.sqrt((X[first] ** 2).mean())
