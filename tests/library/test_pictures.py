@@ -142,7 +142,7 @@ def test_marks_show_probes(nets: dict[str, hlstm.DeepRNN], ax: Any) -> None:
             assert np.allclose(shown[0], scores, equal_nan=True)
     bars = [bar.get_width() for bar in ax.patches]
     near = inspect.probe_window(nets["mine"], text, 2, targets)
-    assert np.allclose(bars, [*near.values()])
+    assert np.allclose(bars, [*near.values()], equal_nan=True)
     assert [label.get_text() for label in ax.get_yticklabels()] == [*targets]
 
 
