@@ -1,4 +1,4 @@
-"""What chapter 13b leaves out: every measure beside a slow way to compute it."""
+"""What the chapter Inside leaves out: every measure beside a slow way to compute it."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""What chapter 13b leaves out of its figures: what they show is what they return."""
+"""What the chapter Inside leaves out of its figures: what they show is what they return."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""What chapter 13b leaves out: labels by hand, correlations and least squares by NumPy."""
+"""What the chapter Inside leaves out: labels by hand, correlations and least squares by NumPy."""
 
 import math
 
