@@ -26,7 +26,7 @@ from hlstm.training import train
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "hlstm" / "results" / "inside.json"
 NETWORKS = ROOT / "_build" / "inside"
-SIZES = {"hidden_size": 128, "num_layers": 3}
+SIZES: dict[str, Any] = {"hidden_size": 128, "num_layers": 3}
 CONFIG = hlstm.TrainConfig(eval_every=0)
 SEEDS = (0, 1, 2)
 CHARACTERS = 10_000
