@@ -29,12 +29,12 @@ def step_backward(
     c_prev, c
         (…, H), the cell state before and after the step.
     dh, dc
-        (…, H), ∂L/∂h and ∂L/∂c, what reaches this step from above and from later.
+        (…, H), ∂ℒ/∂h and ∂ℒ/∂c, what reaches this step from above and from later.
 
     Returns
     -------
     tuple of Tensor
-        ∂L/∂a, (…, 4H), for the stacked pre-activations a; ∂L/∂c_prev, (…, H).
+        ∂ℒ/∂a, (…, 4H), for the stacked pre-activations a; ∂ℒ/∂c_prev, (…, H).
     """
     i, f, g, o = gate
     tanh_c = torch.tanh(c)

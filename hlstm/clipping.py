@@ -94,7 +94,7 @@ def clip_grad_norm_(
     parameters
         One tensor or several; those without a gradient are passed over.
     max_norm
-        θ, the largest length allowed, positive; infinity only measures.
+        γ, the largest length allowed, positive; infinity only measures.
     norm_type
         Which length; see `grad_norm`.
     error_if_nonfinite

@@ -34,7 +34,7 @@ def draw_mask(shape: list[int], p: float, like: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        m of equation (10.1); on a CPU drawn by equation (10.4).
+        M of equation (10.1); on a CPU drawn by equation (10.4).
     """
     if like.device.type != "cpu" or not is_plain(like) or p < 2**-16:
         return like.new_empty(shape).bernoulli_(1 - p)
@@ -61,7 +61,7 @@ def drop_and_scale(input: Tensor, p: float, shared_dim: int | None = None) -> Te
     Returns
     -------
     Tensor
-        y, shaped like `input`; equation (10.1).
+        The result, shaped like `input`; equation (10.1).
 
     Raises
     ------

@@ -28,7 +28,7 @@ Table = tuple[np.ndarray, ...]
 def tally(codes: np.ndarray, vocab_size: int) -> tuple[Table, Table]:
     """Count n-grams, and how often and with how many successors each context came.
 
-    Returns (grams, c(sx)) and (contexts, c(s), d(s)), both sorted by their first entry.
+    Returns (grams, count(ξx)) and (contexts, count(ξ), kinds(ξ)), sorted by their first.
     """
     gram, count = np.unique(codes, return_counts=True)
     context, first, distinct = np.unique(
@@ -46,7 +46,7 @@ def look_up(keys: np.ndarray, table: Table) -> list[np.ndarray]:
 
 # %% ../chapters/02_counting.ipynb #64243f4a
 def earlier(keys: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Sum `weight` (M,) over the earlier places that hold the same key (M,)."""
+    """Sum `weight` (N,) over the earlier places that hold the same key (N,)."""
     order = np.argsort(keys, kind="stable")
     before = np.cumsum(weight[order]) - weight[order]
     begins = np.append(True, np.diff(keys[order]) != 0)
@@ -58,7 +58,7 @@ def earlier(keys: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def _counts(
     train: np.ndarray, asked: np.ndarray, n: int, vocab_size: int, adaptive: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return c(sx), c(s) and d(s) of equation (2.3) for each n-gram asked, (M,)."""
+    """Return count(ξx), count(ξ), kinds(ξ) of equation (2.3) for each one asked, (N,)."""
     grams, contexts = tally(gram_codes(train, n, vocab_size), vocab_size)
     (hits,) = look_up(asked, grams)
     c, d = look_up(asked // vocab_size, contexts)
@@ -98,7 +98,7 @@ def witten_bell(
     Parameters
     ----------
     train_ids, val_ids
-        (N,) integers to count, and the (M,) that follow them, to predict.
+        (N,) integers to count, and the (N,) that follow them, to predict.
     vocab_size, max_order
         V, the number of symbols, and the largest n.
     adaptive
@@ -107,7 +107,7 @@ def witten_bell(
     Returns
     -------
     list of Tensor
-        For each n, (M,) float64 on the CPU: the probability of each held-out character.
+        For each n, (N,) float64 on the CPU: the probability of each held-out character.
 
     Raises
     ------

@@ -39,7 +39,7 @@ def entropy(probabilities: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        (…,), S = −Σ p ln p, from 0 to ln V; equation (13.1). A zero counts as 0 ln 0 = 0.
+        (…,), ℋ = −Σ p ln p, from 0 to ln V; equation (13.1). A zero counts as 0 ln 0 = 0.
     """
     return torch.special.entr(probabilities).sum(-1)
 

@@ -62,11 +62,11 @@ class TrainConfig:
     sequence_length: int = 64
     """T, the length of a window of truncated BPTT, in characters."""
     steps: int = 1500
-    """S, the number of optimiser steps."""
+    """The number of optimiser steps."""
     learning_rate: float = 1.5e-2
     """The largest learning rate, reached after the warm-up."""
     warmup_steps: int = 50
-    """W, the steps over which the learning rate rises linearly."""
+    """The steps over which the learning rate rises linearly."""
     weight_decay: float = 0.1
     """AdamW's λ, equation (12.6), of matrices; biases do not decay."""
     max_norm: float = 1.0
@@ -140,7 +140,7 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
     Parameters
     ----------
     step
-        s, from 0 to `config.steps` − 1.
+        n, from 0 to `config.steps` − 1.
     config
         The run's hyperparameters.
 
@@ -176,7 +176,7 @@ def take_text(
     Parameters
     ----------
     name, what
-        What the text is called in a refusal, and what it is.
+        How the text is called in a refusal, and what it is.
     ids
         (N,) integers, in whatever holds them; see `hlstm.corpus.as_ids`.
     net
@@ -573,9 +573,9 @@ def follow_average(average: nn.Module, net: nn.Module, step: int, decay: float) 
     net
         The network, after its latest step.
     step
-        s, how many steps it has taken.
+        n, how many steps it has taken.
     decay
-        ρ, from 0, which copies, to 1.
+        α, from 0, which copies, to 1.
     """
     rate = 1 - min(decay, (1 + step) / (10 + step))
     for old, new in zip(average.parameters(), net.parameters(), strict=True):

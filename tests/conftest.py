@@ -1,5 +1,6 @@
 """What several test files share: the chapters, the built site, what git tracks."""
 
+import gc
 import os
 import subprocess
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import NoReturn
 import hypothesis
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 
 from book import ROOT
@@ -59,3 +61,18 @@ def site() -> Path:
     if not (SITE / "index.html").exists():
         skip_or_fail("the site is not built; run make book")
     return SITE
+
+
+@pytest.fixture(scope="session")
+def pages(site: Path) -> dict[str, BeautifulSoup]:
+    """Every page that the book lists, by its path."""
+    paths = [p for p in site.rglob("*.html") if "_static" not in p.parts]
+    gc.disable()  # it would look at every tag of the trees again and again
+    parsed = {
+        path.relative_to(site).as_posix(): BeautifulSoup(
+            path.read_text("utf-8"), "html.parser"
+        )
+        for path in paths
+    }
+    gc.enable()
+    return parsed

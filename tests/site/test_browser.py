@@ -9,7 +9,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, Response, sync_playwright
+from playwright.sync_api import Browser, Error, Page, Request, Response, sync_playwright
 
 from book import settings
 from book.tools.host import chromium, serve
@@ -22,6 +22,8 @@ PAGES = sorted(
     and name != "index.html"  # a copy of the first page
 )
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
+# Once for a tab: it is long, and pages that do not ask for it only skim it.
+LATER = f"window.loadAxe = () => {{ {AXE} }}"
 STANDARD = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 # The theme decides what these say, and the width does not.
 OF_COLOUR = ["color-contrast", "link-in-text-block"]
@@ -41,7 +43,7 @@ FRAMES = (
     "() => new Promise((f) => requestAnimationFrame(() => requestAnimationFrame(f)))"
 )
 # One token of each kind and three formulas are enough for the rules, and one
-# element of each pair of colours, size and weight for those of colour.
+# element of each look, on whatever page it is, for those of colour.
 SAMPLE = """() => {
   const kinds = new Set();
   for (const token of document.querySelectorAll(".highlight pre span[class]"))
@@ -50,23 +52,34 @@ SAMPLE = """() => {
   for (const kind of ["mjx-math", "math"])
     for (const math of [...document.querySelectorAll(kind)].slice(3)) math.replaceChildren();
 }"""
-RUN_AXE = """async ([standard, ofColour, all]) => {
+# Of the other rules, those that the part of the page breaks which `scope` selects.
+RUN_AXE = """async ([standard, ofColour, scope, known]) => {
+  const grounds = new Map([[null, ["", 1]]]);
   const ground = (element) => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = getComputedStyle(e).backgroundColor;
-      if (!colour.endsWith(", 0)")) return colour;
+    if (!grounds.has(element)) {
+      const { backgroundColor, backgroundImage, opacity } = getComputedStyle(element);
+      let [under, seen] = ground(element.parentElement);
+      if (backgroundColor.startsWith("rgb(")) under = backgroundColor;
+      else if (!backgroundColor.endsWith(", 0)")) under += backgroundColor;
+      if (backgroundImage !== "none") under += backgroundImage;
+      grounds.set(element, [under, seen * opacity]);
     }
+    return grounds.get(element);
   };
   const sample = new Map();
   for (const element of document.body.querySelectorAll("*")) {
     if (![...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim())) continue;
     if (!element.checkVisibility()) continue;
     const { color, fontSize, fontWeight } = getComputedStyle(element);
-    const inLink = element.closest("a") !== null;
-    sample.set([color, fontSize, fontWeight, ground(element), inLink].join(), element);
+    const link = element.closest("a");
+    const beside = link && [getComputedStyle(link).textDecorationLine,
+      getComputedStyle(link.parentElement).color];
+    const look = [color, fontSize, fontWeight, ...ground(element), beside].join();
+    if (!known.includes(look)) sample.set(look, element);
   }
-  const runs = [[{ include: [...sample.values()] }, ofColour.map((id) => [id, true])]];
-  if (all) runs.push([document, null]);
+  const runs = scope ? [[scope, null]] : [];
+  if (sample.size)
+    runs.push([{ include: [...sample.values()] }, ofColour.map((id) => [id, true])]);
   const found = [];
   for (const [context, rules] of runs) {
     const runOnly = rules
@@ -78,8 +91,14 @@ RUN_AXE = """async ([standard, ofColour, all]) => {
     for (const { id, nodes } of violations)
       found.push(...nodes.map((n) => `${id}: ${n.html.slice(0, 120)} ${n.failureSummary}`));
   }
-  return found;
+  return [found, [...sample.keys()]];
 }"""
+VIEWS: list[tuple[int, Literal["light", "dark"]]] = [
+    (390, "light"),
+    (390, "dark"),
+    (1300, "dark"),
+    (1300, "light"),
+]
 COLOURS = "[...document.links].map((e) => getComputedStyle(e).color).join()"
 RAW_MATH = r"""() => {
   const article = document.querySelector("article") ?? document.body;
@@ -111,9 +130,14 @@ class Opened:
     wrong: list[str] = field(default_factory=list)
     responses: list[Response] = field(default_factory=list)
 
-    def show(self, width: int, theme: Literal["light", "dark"] = "light") -> None:
-        """Change the window and the theme, and wait until the page has followed."""
-        self.page.emulate_media(color_scheme=theme)
+    def show(
+        self,
+        width: int,
+        theme: Literal["light", "dark"] = "light",
+        media: Literal["screen", "print"] = "screen",
+    ) -> None:
+        """Change window, theme and medium, and wait until the page has followed."""
+        self.page.emulate_media(color_scheme=theme, media=media)
         self.page.set_viewport_size({"width": width, "height": 900})
         self.page.evaluate(FRAMES)
 
@@ -143,8 +167,14 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-def visit(page: Page, address: str, path: str) -> list[str]:
-    """Open a page; return what goes wrong in it, now and later."""
+def lost(sent: Request) -> list[str]:
+    """Return what is wrong with a request that failed: nothing where the page was left."""
+    left = sent.failure == "net::ERR_ABORTED"
+    return [] if left else [f"failed: {sent.url} {sent.failure}"]
+
+
+def watch(page: Page, address: str) -> list[str]:
+    """Return the list to which goes whatever goes wrong in a page from now on."""
     wrong: list[str] = []
     host = urlsplit(address).netloc
     page.on(
@@ -152,7 +182,7 @@ def visit(page: Page, address: str, path: str) -> list[str]:
         lambda m: wrong.append(m.text) if m.type in {"error", "warning"} else None,
     )
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("requestfailed", lambda sent: wrong.append(f"failed: {sent.url}"))
+    page.on("requestfailed", lambda sent: wrong.extend(lost(sent)))
     page.on(
         "request",
         lambda sent: (
@@ -161,27 +191,39 @@ def visit(page: Page, address: str, path: str) -> list[str]:
             else None
         ),
     )
-    page.goto(address + path, wait_until="load")
     return wrong
 
 
-@pytest.fixture(scope="module", params=PAGES)
-def opened(
-    request: pytest.FixtureRequest, browser: Browser, address: str
-) -> Iterator[Opened]:
-    """One page, opened once for all tests in an order that suits them."""
+@pytest.fixture(scope="module")
+def tab(browser: Browser, address: str) -> Iterator[Opened]:
+    """One tab for one page after the other, warm, but without a cache of files."""
     page = browser.new_page(viewport={"width": 1300, "height": 900})
-    result = Opened(request.param, page)
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    network.send("Network.setCacheDisabled", {"cacheDisabled": True})
+    result = Opened("", page, wrong=watch(page, address))
     page.on("response", lambda response: result.responses.append(response))
     page.add_init_script(SHIFTS)
-    result.wrong = visit(page, address, request.param)
-    # The theme's sidebar slides in where the window crosses a width.
-    page.add_style_tag(content="* { transition: none !important }")
-    page.evaluate(FRAMES)
-    result.shift = page.evaluate("window.shift ?? 0")
-    page.evaluate(READY)
+    page.add_init_script(LATER)
     yield result
     page.close()
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def opened(request: pytest.FixtureRequest, tab: Opened, address: str) -> Opened:
+    """One page, opened once for all tests in an order that suits them."""
+    tab.page.emulate_media(color_scheme="light", media="screen")
+    tab.page.set_viewport_size({"width": 1300, "height": 900})
+    tab.path = request.param
+    tab.wrong.clear()
+    tab.responses.clear()
+    tab.page.goto(address + tab.path, wait_until="load")
+    # The theme's sidebar slides in where the window crosses a width.
+    tab.page.add_style_tag(content="* { transition: none !important }")
+    tab.page.evaluate(FRAMES)
+    tab.shift = tab.page.evaluate("window.shift ?? 0")
+    tab.page.evaluate(READY)
+    return tab
 
 
 def test_layout_stays_still(opened: Opened) -> None:
@@ -201,12 +243,6 @@ def test_weight(opened: Opened) -> None:
     assert 10_000 < sent <= 1_500_000 and 1_000 < scripts <= 600_000
 
 
-@pytest.mark.parametrize("width", [1300, 390, 320])
-def test_nothing_is_wider_than_the_window(opened: Opened, width: int) -> None:
-    opened.show(width)
-    assert opened.page.evaluate(OVERFLOW) <= 0, opened.page.evaluate(TOO_WIDE)
-
-
 def test_keyboard(opened: Opened) -> None:
     """The first stop is a link past the navigation, and every stop can be seen."""
     opened.show(1300)
@@ -224,6 +260,13 @@ def test_keyboard(opened: Opened) -> None:
             assert style[0] == "#main-content"
             assert page.locator("#pst-skip-link").is_visible()
         assert style[1] != "none" and style[2] >= 2, style
+    page.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
+
+
+@pytest.mark.parametrize("width", [1300, 320, 390])
+def test_nothing_is_wider_than_the_window(opened: Opened, width: int) -> None:
+    opened.show(width)
+    assert opened.page.evaluate(OVERFLOW) <= 0, opened.page.evaluate(TOO_WIDE)
 
 
 def test_code_can_be_scrolled_from_the_keyboard(opened: Opened) -> None:
@@ -240,9 +283,8 @@ def test_code_can_be_scrolled_from_the_keyboard(opened: Opened) -> None:
 
 def test_print(opened: Opened) -> None:
     """On paper there is the text alone, and all of each line."""
-    opened.show(640, "dark")
+    opened.show(640, "dark", "print")
     page = opened.page
-    page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     theme = page.get_attribute("html", "data-theme")
     closed = page.locator("article details:not(.hide, [open])").count()
@@ -259,80 +301,105 @@ def test_print(opened: Opened) -> None:
           .map((e) => e.tagName + ": " + e.textContent.slice(0, 60))"""
     )
     page.evaluate("dispatchEvent(new Event('afterprint'))")
-    page.emulate_media(media="screen")
     assert (theme, closed, title) == ("light", 0, True)
     assert shown == [] and cut == []
 
 
-def test_accessibility(opened: Opened) -> None:
+@pytest.fixture(scope="module")
+def passed() -> list[str]:
+    """The looks whose colours have passed, on whatever page and in whatever theme."""
+    return []
+
+
+def test_accessibility(opened: Opened, passed: list[str]) -> None:
     """No violation of WCAG 2.2 A and AA; the last test of a page, which it changes.
 
     The rules of colour run in both themes, the others where they can differ: per width.
     """
     page = opened.page
     page.evaluate(SAMPLE)
-    page.evaluate(AXE)
+    page.evaluate("loadAxe()")
     found: dict[tuple[int, str], list[str]] = {}
-    themes: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
-    for theme in themes:
-        for width in (1300, 390):
-            opened.show(width, theme)
-            assert page.get_attribute("html", "data-theme") == theme
-            wrong = page.evaluate(RUN_AXE, [STANDARD, OF_COLOUR, theme == "light"])
-            if wrong:
-                found[width, theme] = wrong
+    for width, theme in VIEWS:
+        opened.show(width, theme)
+        assert page.get_attribute("html", "data-theme") == theme
+        scope = "html" if theme == "light" else None
+        asked = [STANDARD, OF_COLOUR, scope, passed]
+        wrong, looks = page.evaluate(RUN_AXE, asked)
+        if wrong:
+            found[width, theme] = wrong
+        else:
+            passed += looks
     assert not found
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("path", ["README.html", "chapters/04_gates.html", "404.html"])
 def test_what_is_pointed_at_can_be_read(
-    browser: Browser, address: str, path: str, theme: Literal["light", "dark"]
+    tab: Opened, address: str, passed: list[str], path: str
 ) -> None:
     """Links and buttons keep their contrast under the pointer: all are, at once."""
-    page = browser.new_page(viewport={"width": 1300, "height": 900}, color_scheme=theme)
+    page = tab.page
     page.goto(address + path)
     page.add_style_tag(content="* { transition: none !important }")
-    page.evaluate(AXE)
+    # It comes on a narrow page when one scrolls back.
+    page.eval_on_selector("#pst-back-to-top", "e => { e.style.display = 'block'; }")
+    page.evaluate(SAMPLE)
+    page.evaluate("loadAxe()")
     session = page.context.new_cdp_session(page)
     session.send("DOM.enable")
     session.send("CSS.enable")
     root = session.send("DOM.getDocument")["root"]["nodeId"]
     asked = {"nodeId": root, "selector": "a, button, summary, input"}
     found = session.send("DOM.querySelectorAll", asked)["nodeIds"]
-    before = page.evaluate(COLOURS)
+    before = {}
+    for width, theme in VIEWS:
+        tab.show(width, theme)
+        before[width, theme] = page.evaluate(COLOURS)
     for node in found:
         forced = {"nodeId": node, "forcedPseudoClasses": ["hover"]}
         session.send("CSS.forcePseudoState", forced)
-    assert page.evaluate(COLOURS) != before, "nothing shows the pointer"
-    wrong = page.evaluate(RUN_AXE, [STANDARD, OF_COLOUR, False])
-    page.close()
-    assert wrong == []
+    for width, theme in VIEWS:
+        tab.show(width, theme)
+        assert page.get_attribute("html", "data-theme") == theme
+        now = page.evaluate(COLOURS)
+        assert now != before[width, theme], "nothing shows the pointer"
+        wrong, _ = page.evaluate(RUN_AXE, [STANDARD, OF_COLOUR, None, passed])
+        assert wrong == [], (width, theme)
+    session.detach()
 
 
-def test_axe_knows_the_standard(browser: Browser) -> None:
-    page = browser.new_page()
-    page.evaluate(AXE)
+def test_a_request_that_fails_is_noticed(tab: Opened, address: str) -> None:
+    tab.page.goto(address)
+    tab.wrong.clear()
+    tab.page.evaluate("fetch('missing.css')")
+    tab.page.evaluate("fetch('http://127.0.0.1:9/').catch(() => null)")
+    said = " ".join(tab.wrong)
+    tab.wrong.clear()
+    assert "404" in said and "failed: http://127.0.0.1:9/" in said
+
+
+def test_axe_knows_the_standard(tab: Opened, address: str) -> None:
+    tab.page.goto(address)
+    tab.page.evaluate("loadAxe()")
     for tag in STANDARD:
-        assert page.evaluate("(tag) => axe.getRules([tag]).length", tag), tag
-    page.close()
+        assert tab.page.evaluate("(tag) => axe.getRules([tag]).length", tag), tag
 
 
-def test_pictures_turn_dark(browser: Browser, address: str, site: Path) -> None:
+def test_pictures_turn_dark(tab: Opened, address: str, site: Path) -> None:
     """In the dark theme a figure's dark ink is turned round, on no ground."""
     path = next(p for p in PAGES if "<img" in (site / p).read_text("utf-8"))
-    page = browser.new_page(color_scheme="dark")
+    page = tab.page
     page.goto(address + path)
+    tab.show(1300, "dark")
     style = page.eval_on_selector(
         "article img",
         "e => [getComputedStyle(e).filter, getComputedStyle(e).backgroundColor]",
     )
-    page.close()
     assert "invert(1)" in style[0] and style[1] in {"rgba(0, 0, 0, 0)", "transparent"}
 
 
-def test_search_finds_the_forget_gate(browser: Browser, address: str) -> None:
-    page = browser.new_page()
+def test_search_finds_the_forget_gate(tab: Opened, address: str) -> None:
+    page = tab.page
     page.goto(f"{address}search.html?q=forget+gate")
     found = page.locator("#search-results ul.search li a")
     found.first.wait_for()
@@ -340,14 +407,14 @@ def test_search_finds_the_forget_gate(browser: Browser, address: str) -> None:
     quoted = page.locator("#search-results .context")
     quoted.first.wait_for()
     words = " ".join(quoted.all_inner_texts())
-    page.close()
     assert "Contents" not in words and len(words) > 500, words
     assert any(re.match(r"\d+\. The gates", title) for title in titles), titles
 
 
-def test_a_link_to_an_equation_leads_to_it(browser: Browser, address: str) -> None:
+def test_a_link_to_an_equation_leads_to_it(tab: Opened, address: str) -> None:
     """Also where it stands far below, in a section that is laid out late."""
-    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page = tab.page
+    page.set_viewport_size({"width": 390, "height": 900})
     page.goto(f"{address}chapters/04_gates.html")
     last = page.eval_on_selector_all("div.math[id]", "all => all.at(-1).id")
     page.goto("about:blank")
@@ -359,22 +426,23 @@ def test_a_link_to_an_equation_leads_to_it(browser: Browser, address: str) -> No
           return box.top >= 0 && box.bottom <= innerHeight;
         }}"""
     )
-    page.close()
 
 
-@pytest.mark.parametrize("lost", ["no-such", "chapters/no-such.html", "a/b/c/"])
-def test_wrong_addresses_get_a_page(browser: Browser, address: str, lost: str) -> None:
+@pytest.mark.parametrize("missing", ["no-such", "chapters/no-such.html", "a/b/c/"])
+def test_wrong_addresses_get_a_page(
+    browser: Browser, address: str, missing: str
+) -> None:
     """The page has its style and working links at any depth."""
     page = browser.new_page()
     wrong: list[str] = []
-    page.on("requestfailed", lambda sent: wrong.append(sent.url))
+    page.on("requestfailed", lambda sent: wrong.extend(lost(sent)))
     page.on(
         "response",
         lambda r: (
-            wrong.append(r.url) if r.status != 200 and lost not in r.url else None
+            wrong.append(r.url) if r.status != 200 and missing not in r.url else None
         ),
     )
-    response = page.goto(address + lost)
+    response = page.goto(address + missing)
     assert response and response.status == 404
     assert page.locator("article h1").inner_text() == "No such page"
     page.locator("article a").first.click()

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ from book.site.palette import (
     sheet,
     under_white_text,
 )
-from tests.conftest import SITE
 
 # The light ground, and the theme's dark one.
 WHITE, DARK = np.ones(3), np.array([0x14, 0x18, 0x1E]) / 255
@@ -133,14 +131,15 @@ def test_chapters_use_the_style_and_draw_lines(
             assert 'set_matplotlib_formats("svg")' in code, name
 
 
-@cache
-def figures() -> list[tuple[str, Tag]]:
+@pytest.fixture(scope="module")
+def figures(pages: dict[str, BeautifulSoup]) -> list[tuple[str, Tag]]:
     """Every picture in an article, with the page it is on."""
-    found = []
-    for path in sorted(SITE.glob("chapters/*.html")) + [SITE / "README.html"]:
-        page = BeautifulSoup(path.read_text("utf-8"), "html.parser")
-        found += [(path.name, picture) for picture in page.select("article img")]
-    return found
+    return [
+        (path, picture)
+        for path, page in sorted(pages.items())
+        if path.startswith("chapters/") or path == "README.html"
+        for picture in page.select("article img")
+    ]
 
 
 def complaint(alt: str, source: str, caption: str) -> str:
@@ -159,10 +158,9 @@ def complaint(alt: str, source: str, caption: str) -> str:
     return ""
 
 
-def test_text_alternatives_say_what_is_shown(site: Path) -> None:
-    found = figures()
-    assert len(found) >= 40
-    for page, picture in found:
+def test_text_alternatives_say_what_is_shown(figures: list[tuple[str, Tag]]) -> None:
+    assert len(figures) >= 40
+    for page, picture in figures:
         figure = picture.find_parent("figure")
         caption = (
             figure.figcaption.get_text(" ") if figure and figure.figcaption else ""
@@ -190,8 +188,10 @@ def test_the_lint_finds_bad_alternatives(alt: str) -> None:
     assert complaint(alt, "../_images/abc.svg", caption)
 
 
-def test_figures_are_lines_of_known_size(site: Path) -> None:
-    for page, picture in figures():
+def test_figures_are_lines_of_known_size(
+    figures: list[tuple[str, Tag]], site: Path
+) -> None:
+    for page, picture in figures:
         assert picture["src"].endswith(".svg"), page
         assert int(picture["width"]) > 100 < int(picture["height"]), page
         assert "<path" in (site / picture["src"].removeprefix("../")).read_text("utf-8")

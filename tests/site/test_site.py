@@ -20,18 +20,6 @@ from book.site.assets import lean
 from book.site.extension import TIME, duration
 
 
-@pytest.fixture(scope="module")
-def pages(site: Path) -> dict[str, BeautifulSoup]:
-    """Every page that the book lists, by its path."""
-    paths = [p for p in site.rglob("*.html") if "_static" not in p.parts]
-    return {
-        path.relative_to(site).as_posix(): BeautifulSoup(
-            path.read_text("utf-8"), "html.parser"
-        )
-        for path in paths
-    }
-
-
 def text_of(page: BeautifulSoup) -> str:
     """The words of the article itself."""
     article = page.select_one("article")
