@@ -8,8 +8,12 @@ from typing import Any
 import nbformat
 import pytest
 import yaml
+from docutils import nodes
+from docutils.core import publish_doctree
+from myst_parser.docutils_ import Parser
 
 from book import ROOT
+from book.notebooks.renumber import entries
 from book.site.formulas import typeset
 from book.site.selftests import EXERCISES, FOLDER, insert, load
 
@@ -39,31 +43,28 @@ def texts(questions: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def right_places() -> dict[str, list[int]]:
-    """The place of the right answer among the choices, for each question of a file."""
-    return {
-        name: [
-            next(k for k, choice in enumerate(q["choices"]) if "right" in choice)
-            for q in questions
-        ]
-        for name, questions in QUESTIONS.items()
-    }
+def test_every_chapter_of_both_parts_asks() -> None:
+    names = {stem.partition("_")[2] for stem, appendix in entries(ROOT) if not appendix}
+    assert len(names) > 20 and names <= QUESTIONS.keys()
 
 
-def test_the_right_answer_has_no_place_of_its_own() -> None:
-    """Nor is it the longest too often: whoever counts letters should be wrong."""
-    places = right_places()
-    for name, found in places.items():
-        assert len(set(found)) > 1, name
-    every = [place for found in places.values() for place in found]
+def test_the_right_answer_shows_by_nothing() -> None:
+    """It has no place of its own, and is neither the longest nor the shortest too often."""
+    places, longest, shortest = [], 0, 0
+    for name, questions in QUESTIONS.items():
+        found = []
+        for question in questions:
+            lengths = [len(choice["answer"]) for choice in question["choices"]]
+            right = ["right" in choice for choice in question["choices"]].index(True)
+            found.append(right)
+            longest += lengths[right] == max(lengths)
+            shortest += lengths[right] == min(lengths)
+        assert len(set(found)) > 1, f"{name}: always choice {found[0] + 1}"
+        places += found
     for place in range(3):
-        assert 0.2 <= every.count(place) / len(every) <= 0.45, place
-    longest = [
-        max(q["choices"], key=lambda choice: len(choice["answer"])).get("right", False)
-        for questions in QUESTIONS.values()
-        for q in questions
-    ]
-    assert sum(longest) <= len(longest) / 2
+        assert 0.2 <= places.count(place) / len(places) <= 0.45, place
+    assert 0.1 <= longest / len(places) <= 0.45
+    assert 0.1 <= shortest / len(places) <= 0.45
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
@@ -80,6 +81,19 @@ def test_each_choice_is_explained_in_a_sentence_or_two(name: str) -> None:
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_questions_outlive_new_numbers(name: str) -> None:
     assert [text for text in texts(QUESTIONS[name]) if NUMBERED.search(text)] == []
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_each_text_is_a_paragraph(name: str) -> None:
+    """Of words, formulas and code: a label cannot hold more, and no link."""
+    asked = {"myst_enable_extensions": ["dollarmath"], "report_level": 5}
+    source = "\n\n".join(text.strip() for text in texts(QUESTIONS[name]))
+    tree = publish_doctree(source, parser=Parser(), settings_overrides=asked)
+    assert len(tree) == len(texts(QUESTIONS[name]))
+    assert all(isinstance(part, nodes.paragraph) for part in tree)
+    kinds = (nodes.Text, nodes.math, nodes.literal, nodes.emphasis)
+    inside = [node for part in tree for node in part.children]
+    assert [node.astext() for node in inside if not isinstance(node, kinds)] == []
 
 
 def test_formulas_can_be_set() -> None:
