@@ -17,8 +17,10 @@ from book import ROOT, settings
 from book.notebooks.reader import HEADER, code_cells, split_directives
 from book.notebooks.setup_cell import CELL_ID
 from book.site.assets import lean
+from book.site.exercises import listed
 from book.site.extension import TIME, duration
 from book.site.selftests import FOLDER, load
+from hlstm.exercises import solution_source
 
 
 def text_of(page: BeautifulSoup) -> str:
@@ -321,6 +323,45 @@ def test_folded_cells_are_folded_and_their_line_stands_above(
         found = [pre.get_text().strip() for pre in page.select("details pre")]
         assert all(code in found for code in folded), name
         assert not page.select("details p.exported"), name
+
+
+def test_solutions_are_folded_and_linked(pages: dict[str, BeautifulSoup]) -> None:
+    """Each in a `<details>`, which a link opens; those in code show their function."""
+    counted = checked = 0
+    for exercise in listed(ROOT):
+        page = pages[f"chapters/{exercise.stem}.html"]
+        box = page.find(id=exercise.label)
+        title = box.select_one("p.admonition-title").get_text()
+        assert title == f"Exercise {exercise.number}. {exercise.title}"
+        inside = page.find(id=f"{exercise.label}-solution")
+        assert box.select_one(f'a[href="#{exercise.label}-solution"]'), exercise.label
+        assert inside.select_one(f'a[href="#{exercise.label}"]'), exercise.label
+        details = inside.parent
+        assert details.name == "details" and not details.has_attr("open")
+        summary = details.find(recursive=False)
+        assert summary.get_text() == f"Solution to exercise {exercise.number}"
+        if exercise.checked:
+            checked += 1
+            code = [pre.get_text() for pre in inside.select("pre")]
+            assert solution_source(exercise.name) in code, exercise.label
+        counted += 1
+    assert counted >= 65 and checked >= 6
+    assert not any(
+        page.select(".fignumber, .caption-number") for page in pages.values()
+    )
+
+
+def test_the_page_of_exercises_lists_them_all(pages: dict[str, BeautifulSoup]) -> None:
+    """Twice, by chapter and by time, with the number of all."""
+    every = listed(ROOT)
+    article = pages["appendices/exercises.html"].select_one("article")
+    links = [link["href"] for link in article.select("li a[href]")]
+    for exercise in every:
+        target = f"../chapters/{exercise.stem}.html#{exercise.label}"
+        assert links.count(target) == 2, target
+    assert f"There are {len(every)} exercises." in article.get_text()
+    side = pages["README.html"].select_one("nav.bd-links")
+    assert side.select_one('a[href="appendices/exercises.html"]')
 
 
 def test_hidden_cells_are_hidden(
