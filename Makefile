@@ -1,7 +1,7 @@
 # The hlstm book. Plain `make` prints the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book serve pdf lighthouse test test-site test-library test-avx2 fuzz export clean-outputs lock wheel weights bench quality presets suggest defaults release-check clean check
+.PHONY: help book serve pdf lighthouse test test-site test-library test-avx2 fuzz export clean-outputs lock wheel weights bench quality presets suggest defaults depth inside release-check clean check
 
 python := .venv/bin/python
 installed := .venv/.installed
@@ -108,6 +108,14 @@ suggest: $(installed) ## measure the table behind hlstm.suggest, in half an hour
 defaults: $(installed) ## measure every default one switch at a time, in a quarter of an hour on two free cores
 	@$(python) -m book.notebooks.exports
 	@$(python) -m benchmarks.defaults
+
+depth: $(installed) ## measure what one, two and three layers reach, in half an hour on one free core
+	@$(python) -m book.notebooks.exports
+	@$(python) -m benchmarks.depth
+
+inside: $(installed) ## measure what the layers of three networks hold, in some minutes on one free core
+	@$(python) -m book.notebooks.exports
+	@$(python) -m benchmarks.inside
 
 bench: $(installed) ## measure the speed of the engines, in at most ten minutes on a quiet machine
 	@$(python) -m book.notebooks.exports

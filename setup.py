@@ -39,6 +39,7 @@ setup(
         settings["lib_name"]: [
             "py.typed",
             "*.mplstyle",
+            "answers/*",
             "data/*",
             "weights/*",
             "results/*",

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from .quantise import load_int8
     from .compression import compress
     from .compression import decompress
+    from .exercises import check
 
-_MODULES = ('text', 'ngrams', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'device', 'sampling', 'checkpoint', 'files', 'snapshot', 'runs', 'callbacks', 'trainer', 'recipes', 'quantise', 'engine', 'kernel', 'compression', 'console', 'cli_texts', 'cli_ask', 'cli_train', 'cli', 'corpus', 'checks', 'doctor')
+_MODULES = ('text', 'ngrams', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'device', 'sampling', 'probes', 'inspect', 'pictures', 'checkpoint', 'files', 'snapshot', 'runs', 'callbacks', 'trainer', 'recipes', 'quantise', 'engine', 'kernel', 'compression', 'console', 'cli_texts', 'cli_ask', 'cli_train', 'cli', 'corpus', 'checks', 'doctor', 'exercises')
 _HOMES = {
     "load_corpus": "corpus",
     "Vocabulary": "text",
@@ -53,6 +54,7 @@ _HOMES = {
     "load_int8": "quantise",
     "compress": "compression",
     "decompress": "compression",
+    "check": "exercises",
 }
 
 if not TYPE_CHECKING:
@@ -91,6 +93,7 @@ __all__ = [
     "load_int8",
     "compress",
     "decompress",
+    "check",
 ]
 
 

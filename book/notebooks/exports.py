@@ -4,7 +4,8 @@
     python -m book.notebooks.exports --check    write nothing; fail where something would change
 
 A notebook may fill several modules: a cell `#| export name` goes to hlstm/name.py, and one
-that begins with `%%writefile csrc/NAME.hpp` to hlstm/csrc/NAME.hpp, byte for byte.
+that begins with `%%writefile csrc/NAME.hpp` to hlstm/csrc/NAME.hpp, byte for byte. The
+exercises in code, book/exercises/NAME.py, become hlstm/answers/NAME.txt.
 nbdev works on a copy, so that a file whose text stays the same keeps its time stamp.
 """
 
@@ -22,11 +23,12 @@ from book import ROOT, settings
 from book.notebooks.reader import HEADER, code_cells, modules
 
 PACKAGE = "hlstm"
+WRITTEN = "*.py", "csrc/*", "answers/*"
 # What is importable from hlstm itself; all else stays in its module.
 TOP_LEVEL = (
     "load_corpus Vocabulary one_hot train_val_split LSTMCell LSTM DeepRNN set_forget_bias_ "
     "InvertedDropout clip_grad_norm_ boltzmann TrainConfig Trainer evaluate load_model "
-    "load_pretrained load_run suggest save_int8 load_int8 compress decompress"
+    "load_pretrained load_run suggest save_int8 load_int8 compress decompress check"
 ).split()
 
 
@@ -214,12 +216,17 @@ def export(root: Path, target: Path) -> Path:
     for name, text in headers(root).items():
         (package / "csrc").mkdir(exist_ok=True)
         (package / "csrc" / name).write_text(text, "utf-8", newline="\n")
+    for path in sorted((root / "book" / "exercises").glob("[!_]*.py")):
+        (package / "answers").mkdir(exist_ok=True)
+        text = path.read_text("utf-8")
+        answers = package / "answers" / f"{path.stem}.txt"
+        answers.write_text(text, "utf-8", newline="\n")
     return package
 
 
 def written(package: Path) -> dict[str, bytes]:
     """The files of the package that come from the chapters, by their path in it."""
-    paths = [*package.glob("*.py"), *package.glob("csrc/*")]
+    paths = [path for kind in WRITTEN for path in package.glob(kind)]
     return {
         path.relative_to(package).as_posix(): path.read_bytes()
         for path in paths

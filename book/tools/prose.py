@@ -24,10 +24,12 @@ import nbformat
 from book import ROOT
 
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "playground.md")
-# A fence, a formula, code, the address of a link, a bare address, a tag of HTML.
+# A fence, a formula, code, the address of a link, a bare address, a tag of HTML, a call such
+# as tanh(c), the name of a parameter above what a docstring says of it.
 NO_PROSE = re.compile(
     r"^```.*?^```|\$\$.*?\$\$|(?<![\\$])\$(?![\s$])[^$]+?(?<!\\)\$|`[^`\n]+`"
-    r"|(?<=\])\([^()\s]*\)|https?://[^\s)]+|</?\w[^>\n]*>",
+    r"|(?<=\])\([^()\s]*\)|https?://[^\s)]+|</?\w[^>\n]*>"
+    r"|\b\w+\(\w[^()\n]{0,20}\)|^[ \t]*\w+(?:, \w+)*(?=\n[ \t]+\w)",
     re.DOTALL | re.MULTILINE,
 )
 CAPTION = re.compile(r"^#\| fig-(?:alt|cap): (.*)$", re.MULTILINE)

@@ -30,6 +30,8 @@ def repository(root: Path, *cells: nbformat.NotebookNode, module: str = "") -> P
         ("$$ a\n= b $$ then", "term0 then"),
         ("```sh\nthe the\n```\nthen", "term0\nthen"),
         ("it costs \\$5, or \\$6", "it costs \\$5, or \\$6"),
+        ("a slope of tanh(c) is", "a slope of term0 is"),
+        ("    axes\n        Axes to draw into.", "term0\n        Axes to draw into."),
         ("The end\n\nthe end", "The end\n\n***\n\nthe end"),
     ],
 )

@@ -26,9 +26,15 @@ from book.notebooks.reader import (
 from book.notebooks.setup_cell import CELL_ID, install_line, put, setup_source
 from tests.conftest import posix
 
-ALLOWED = {"torch", "numpy", "safetensors", "tqdm", "pooch", "tyro"} | set(
-    sys.stdlib_module_names
-)
+ALLOWED = {
+    "torch",
+    "numpy",
+    "safetensors",
+    "tqdm",
+    "pooch",
+    "platformdirs",
+    "tyro",
+} | set(sys.stdlib_module_names)
 MACHINE_PATH = re.compile(
     r"(?:^|[\s\"'=(])/(?:root|home|tmp|work|Users)/\w", re.MULTILINE
 )

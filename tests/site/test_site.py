@@ -17,7 +17,10 @@ from book import ROOT, settings
 from book.notebooks.reader import HEADER, code_cells, split_directives
 from book.notebooks.setup_cell import CELL_ID
 from book.site.assets import lean
+from book.site.exercises import listed
 from book.site.extension import TIME, duration
+from book.site.selftests import FOLDER, load
+from hlstm.exercises import solution_source
 
 
 def text_of(page: BeautifulSoup) -> str:
@@ -322,6 +325,45 @@ def test_folded_cells_are_folded_and_their_line_stands_above(
         assert not page.select("details p.exported"), name
 
 
+def test_solutions_are_folded_and_linked(pages: dict[str, BeautifulSoup]) -> None:
+    """Each in a `<details>`, which a link opens; those in code show their function."""
+    counted = checked = 0
+    for exercise in listed(ROOT):
+        page = pages[f"chapters/{exercise.stem}.html"]
+        box = page.find(id=exercise.label)
+        title = box.select_one("p.admonition-title").get_text()
+        assert title == f"Exercise {exercise.number}. {exercise.title}"
+        inside = page.find(id=f"{exercise.label}-solution")
+        assert box.select_one(f'a[href="#{exercise.label}-solution"]'), exercise.label
+        assert inside.select_one(f'a[href="#{exercise.label}"]'), exercise.label
+        details = inside.parent
+        assert details.name == "details" and not details.has_attr("open")
+        summary = details.find(recursive=False)
+        assert summary.get_text() == f"Solution to exercise {exercise.number}"
+        if exercise.checked:
+            checked += 1
+            code = [pre.get_text() for pre in inside.select("pre")]
+            assert solution_source(exercise.name) in code, exercise.label
+        counted += 1
+    assert counted >= 65 and checked >= 6
+    assert not any(
+        page.select(".fignumber, .caption-number") for page in pages.values()
+    )
+
+
+def test_the_page_of_exercises_lists_them_all(pages: dict[str, BeautifulSoup]) -> None:
+    """Twice, by chapter and by time, with the number of all."""
+    every = listed(ROOT)
+    article = pages["appendices/exercises.html"].select_one("article")
+    links = [link["href"] for link in article.select("li a[href]")]
+    for exercise in every:
+        target = f"../chapters/{exercise.stem}.html#{exercise.label}"
+        assert links.count(target) == 2, target
+    assert f"There are {len(every)} exercises." in article.get_text()
+    side = pages["README.html"].select_one("nav.bd-links")
+    assert side.select_one('a[href="appendices/exercises.html"]')
+
+
 def test_hidden_cells_are_hidden(
     pages: dict[str, BeautifulSoup], notebooks: dict[str, NotebookNode]
 ) -> None:
@@ -349,6 +391,38 @@ def test_equations_have_their_anchors(pages: dict[str, BeautifulSoup]) -> None:
                 label = f"equation-{number.replace('.', '-').lower()}"
                 assert page.find(id=label) is not None, f"{path}: ({number})"
     assert counted > 100
+
+
+def test_questions_need_no_script(
+    pages: dict[str, BeautifulSoup], notebooks: dict[str, NotebookNode]
+) -> None:
+    """They stand before the exercises, and their folded answers speak of each choice."""
+    counted = 0
+    for name in notebooks:
+        file = FOLDER / f"{name.partition('_')[2]}.yaml"
+        page = pages[f"chapters/{name}.html"]
+        if not file.exists():
+            assert not page.select(".selftest"), name
+            continue
+        section = page.select_one("section#questions")
+        assert section.find_next_sibling("section")["id"] == "exercises", name
+        assert page.select_one('.bd-toc-nav a[href="#questions"]'), name
+        boxes = section.select(":scope > .selftest")
+        for box, question in zip(boxes, load(file), strict=True):
+            counted += 1
+            assert box.select_one("fieldset > legend").get_text().endswith("?"), name
+            labels, told = box.select("label"), box.select("details > p")
+            right = [i for i, c in enumerate(question["choices"]) if "right" in c]
+            assert [i for i, p in enumerate(told) if p["class"] == ["right"]] == right
+            for i, (label, said) in enumerate(zip(labels, told, strict=True)):
+                verdict = "right" if i in right else "wrong"
+                assert label.select_one("input[type=radio]")["name"] == box["id"]
+                assert label.get_text().startswith(f"{'ABCD'[i]}. "), name
+                assert said.get_text().startswith(f"{'ABCD'[i]} is {verdict}. "), name
+            assert len(told) == len(question["choices"]), name
+            assert box.select_one("[role=status]").get_text() == "", name
+            assert not box.select_one("details").has_attr("open"), name
+    assert counted >= 3
 
 
 def test_the_table_of_times_lists_every_chapter(

@@ -1,0 +1,1 @@
+"""The exercises in code, a file for each chapter; the export copies them to hlstm/answers/."""
