@@ -102,8 +102,10 @@ def leaves(value: object, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(part, f"{path}[{k}]")
     elif isinstance(value, (set, frozenset)):
         yield path, tuple(sorted(value, key=str))
-    elif isinstance(value, (bool, int, float)):
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
         yield path, torch.tensor(value, dtype=torch.float64)
+    elif isinstance(value, Tensor) and value.shape == () and value.dtype == torch.bool:
+        yield path, bool(value)
     else:
         yield path, value
 
