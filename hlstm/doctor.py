@@ -654,12 +654,12 @@ def examine(
         diagnose_overfitting(history),
     ]
     samples = [net.generate_text(length=400, seed=seed) for seed in range(2)]
-    learnt, held_out = [*(texts or ()), "", ""][:2]
+    learned, held_out = [*(texts or ()), "", ""][:2]
     # Text with unknown characters is one finding, and what is known of it is read on.
-    ids, val_ids = (net.vocab.encode(t, errors="ignore") for t in (learnt, held_out))
+    ids, val_ids = (net.vocab.encode(t, errors="ignore") for t in (learned, held_out))
     if len(ids) > 100:
-        found.append(diagnose_vocabulary(net, learnt))
-        found += [diagnose_memorised(sample, learnt) for sample in samples]
+        found.append(diagnose_vocabulary(net, learned))
+        found += [diagnose_memorised(sample, learned) for sample in samples]
     if len(ids) > 100 and len(val_ids) > 100:
         found.append(diagnose_leak(ids, val_ids))
         lowest = min(filter(math.isfinite, history.val_loss), default=math.inf)
