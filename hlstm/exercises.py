@@ -7,10 +7,10 @@ __all__ = ['SEED', 'CHAPTERS', 'Exercise', 'leaves', 'Observed', 'observe', 'dif
            'progress_path', 'check', 'hint', 'solution_source', 'solution', 'status']
 
 # %% ../chapters/F_exercises.ipynb #fe500003
+import ast
 import inspect
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -102,8 +102,10 @@ def leaves(value: object, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(part, f"{path}[{k}]")
     elif isinstance(value, (set, frozenset)):
         yield path, tuple(sorted(value, key=str))
-    elif isinstance(value, (bool, int, float)):
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
         yield path, torch.tensor(value, dtype=torch.float64)
+    elif isinstance(value, Tensor) and value.shape == () and value.dtype == torch.bool:
+        yield path, bool(value)
     else:
         yield path, value
 
@@ -308,8 +310,13 @@ def judge(exercise: Exercise, answer: Callable[..., Any]) -> tuple[str, str]:
 # %% ../chapters/F_exercises.ipynb #fe500018
 CHAPTERS = tuple(
     "text counting memory gates cell backward truncation depth network dropout clipping "
-    "training sampling results".split()
+    "training sampling results runs compression".split()
 )
+
+
+def _file(chapter: str) -> Path:
+    """Return the file of a chapter's exercises."""
+    return Path(str(resources.files("hlstm"))) / "answers" / f"{chapter}.txt"
 
 
 @cache
@@ -326,7 +333,7 @@ def load(chapter: str) -> dict[str, Exercise]:
     dict of str to Exercise
         The exercises by their names, in order; none where the chapter has none in code.
     """
-    path = Path(str(resources.files("hlstm"))) / "answers" / f"{chapter}.txt"
+    path = _file(chapter)
     if not path.exists():
         return {}
     names: dict[str, Any] = {"__name__": f"hlstm.answers.{chapter}"}
@@ -480,8 +487,12 @@ def solution_source(name: str) -> str:
     InvalidTypeError, InvalidValueError
         If there is no such exercise.
     """
-    source = inspect.getsource(find(name).reference)
-    return re.sub(r"\A(?:@.*\n)+", "", source).rstrip() + "\n"
+    wanted = find(name).reference.__name__
+    text = _file(name.partition(".")[0]).read_text("utf-8")
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == wanted:
+            return f"{ast.get_source_segment(text, node)}\n"
+    raise LookupError(f"{name}: its file does not define {wanted}")
 
 
 def solution(name: str) -> None:

@@ -189,7 +189,7 @@ def draw_saturation(
                 look = {"marker": "x", "color": f"C{6 - n}", "label": label}
                 if n == 0:
                     look = {"marker": MARKS[k % 6], "color": f"C{k % 6}"}
-                    look["label"] = f"layer {k + 1}"
+                    look["label"] = f"layer {k}"
                 ax.plot(opened, shut, ls="", ms=3, alpha=0.6, **look)
         ax.set(title=f"gate {gate}", xlabel="share of time open", aspect="equal")
         ax.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
@@ -237,7 +237,7 @@ def draw_timescales(
         for n, name in enumerate(others):
             line = found[name][k].cpu().sort().values
             ax.plot(line, LINES[n % 4], color="C5", lw=1.4, label=name)
-        ax.set(yscale="log", title=f"layer {k + 1}", xlabel="units, sorted")
+        ax.set(yscale="log", title=f"layer {k}", xlabel="units, sorted")
     rows[0].set_ylabel("timescale (characters)")
     rows[0].legend(fontsize=9)
     return found
@@ -405,7 +405,7 @@ def draw_probes(
         for k in range(by_name[name].lstm.num_layers):
             scores = [found[name][target][k] for target in near]
             look = {"color": f"C{k % 6}", "mfc": "none" if n else f"C{k % 6}", "ms": 6}
-            label = f"layer {k + 1}, {name}"
+            label = f"layer {k}, {name}"
             ax.plot(scores, rows, MARKS[k % 6], label=label, **look)
     ax.set_yticks(rows, list(near))
     ax.invert_yaxis()
@@ -452,7 +452,7 @@ def draw_beginnings(
         for k, line in enumerate(scores.T):
             look = {"color": f"C{k % 6}", "mfc": "none" if n else f"C{k % 6}"}
             look |= {"ls": LINES[n % 4], "marker": MARKS[k % 6]}
-            ax.plot(distances, line, label=f"layer {k + 1}, {name}", **look)
+            ax.plot(distances, line, label=f"layer {k}, {name}", **look)
     ax.set(xscale="log", ylim=(-0.5, 1.05), ylabel="R² on new texts")
     ax.set_xticks(distances, distances)
     ax.minorticks_off()

@@ -50,7 +50,7 @@ def stub(name: str) -> object:
     sources = [cell.source for cell in code_cells(notebook)]
     at = next(k for k, s in enumerate(sources) if s.startswith(f'check("{name}", '))
     answer = re.fullmatch(rf'check\("{name}", (\w+)\)', sources[at])
-    assert answer and f"def {answer[1]}(" in sources[at - 1]
+    assert answer and re.search(rf"(def|class) {answer[1]}\b", sources[at - 1])
     return defined(sources[at - 1])
 
 

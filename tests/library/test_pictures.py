@@ -89,7 +89,7 @@ def test_marks_show_saturation(nets: dict[str, hlstm.DeepRNN]) -> None:
             assert found[name][gate].equal(shares)
     shut, opened = found["mine"]["f"][:, 1]
     assert np.array_equal(
-        lines(axes[1])["layer 2"], torch.stack([opened, shut]).numpy()
+        lines(axes[1])["layer 1"], torch.stack([opened, shut]).numpy()
     )
     shut, opened = found["other"]["f"][:, 0]
     assert np.array_equal(lines(axes[1])["other"], torch.stack([opened, shut]).numpy())
@@ -137,7 +137,7 @@ def test_marks_show_probes(nets: dict[str, hlstm.DeepRNN], ax: Any) -> None:
     for name, net in nets.items():
         wanted = inspect.probe_layers(net, text, targets)
         for k in range(2):
-            shown = lines(ax)[f"layer {k + 1}, {name}"]
+            shown = lines(ax)[f"layer {k}, {name}"]
             scores = [wanted[target][k] for target in targets]
             assert np.allclose(shown[0], scores, equal_nan=True)
     bars = [bar.get_width() for bar in ax.patches]
@@ -154,7 +154,7 @@ def test_lines_show_how_long_a_beginning_is_known(
         wanted = inspect.memory_of_beginnings(net, "AB", [TEXT] * 16, (1, 3))
         assert found[name].equal(wanted)
         for k in range(2):
-            shown = lines(ax)[f"layer {k + 1}, {name}"]
+            shown = lines(ax)[f"layer {k}, {name}"]
             assert shown[0].tolist() == [1, 3]
             assert np.allclose(shown[1], wanted[:, k])
 
