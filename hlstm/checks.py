@@ -456,7 +456,9 @@ def largest_difference(ours: Any, theirs: Any) -> float:
         found = [largest_difference(mine, other) for mine, other in pairs]
         return float(np.max(found, initial=0.0))  # NaN stays
     mine, other = (
-        torch.as_tensor(value).detach().cpu().to(torch.float64)
+        value.detach().cpu().double()
+        if isinstance(value, Tensor)
+        else torch.from_numpy(np.asarray(value, dtype=np.float64))
         for value in (ours, theirs)
     )
     shapes = tuple(mine.shape), tuple(other.shape)

@@ -477,7 +477,7 @@ def loss_after_change(
         for read in (rows, changed):
             logits, _ = net(read[:, :-1], state)
             losses.append(F.cross_entropy(logits.mT, rows[:, 1:], reduction="none"))
-    return losses[1] - losses[0]
+    return losses[1] - losses[0]  # (14.5)
 
 
 @torch.no_grad()

@@ -19,11 +19,7 @@ from book.notebooks.reader import split_directives
 from book.notebooks.renumber import CHECK, DOTTED, MARK, STEM, entries, prose, remarks
 
 # Chapters that are not bound yet, by the name of their file without its number.
-PENDING: set[str] = {
-    "text", "counting", "truncation", "depth", "network", "dropout", "clipping",
-    "training", "sampling", "results", "runs", "recipes", "quantise", "speed",
-    "compression", "command_line",
-}  # fmt: skip
+PENDING: set[str] = set()
 TAG = re.compile(rf"\\tag\{{({DOTTED})\}}")
 FORMULA = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 MENTION = re.compile(rf"\(({DOTTED})\)(?:\s+to\s+\(({DOTTED})\))?")
@@ -52,9 +48,10 @@ class Equation:
 
 @dataclass
 class Contract:
-    """Every equation by its number, and what is wrong with them."""
+    """Every equation by its number, every chapter's title, and what is wrong."""
 
     equations: dict[str, Equation] = field(default_factory=dict)
+    titles: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
 
@@ -161,6 +158,7 @@ def read_contract(root: Path, pending: Iterable[str] | None = None) -> Contract:
         path = root / "chapters" / f"{stem}.ipynb"
         cells += [(stem, cell) for cell in nbformat.read(path, as_version=4).cells]
     for stem, cell in cells:
+        contract.titles.setdefault(stem, cell.source.partition("\n")[0].lstrip("# "))
         if cell.cell_type == "markdown":
             _markdown(cell, stem, contract)
     seen: set[str] = set()

@@ -75,7 +75,7 @@ class Anchors(SphinxTransform):
             for label in labels:
                 if label not in seen:
                     seen.add(label)
-                    cell["ids"].append(f"{label}")
+                    cell["ids"].append(label)
                     names[f"{page}#{label}"] = page, label
 
 
@@ -113,7 +113,9 @@ class ContractTable(SphinxDirective):
 
     def section(self, stem: str) -> nodes.section:
         """An empty section with the name of a chapter."""
-        title = nodes.title("", "", self.chapter(stem, begins=True))
+        link = link_to("std", "doc", f"/chapters/{stem}", PAGE)
+        link += nodes.inline("", self.contract.titles[stem])
+        title = nodes.title("", "", link)
         return nodes.section("", title, ids=[f"contract-{label_of(stem).lower()}"])
 
     def summary(self) -> nodes.paragraph:
@@ -124,8 +126,8 @@ class ContractTable(SphinxDirective):
         exact = sum(self.difference(equation) == 0 for equation in equations)
         return nodes.paragraph(
             "",
-            f"{len(equations)} equations: {checks} are held by checks, {exact} of them "
-            f"to the last bit, and {named} are definitions.",
+            f"Of {len(equations)} equations {checks} are held by checks, {exact} of them "
+            f"without any difference. {named} are definitions.",
         )
 
     def difference(self, equation: Equation) -> float | None:
@@ -137,9 +139,9 @@ class ContractTable(SphinxDirective):
         """Number, formula, and what stands behind it."""
         number = link_to("std", "ref", equation_label(equation.number), PAGE)
         number += nodes.inline("", f"({equation.number})")
-        formula = nodes.math_block(equation.tex, equation.tex, nowrap=False)
-        formula.update_basic_atts({"label": None, "number": None, "docname": PAGE})
-        formula["label"] = formula["number"] = None
+        formula = nodes.math_block(
+            equation.tex, equation.tex, nowrap=False, label=None, number=None
+        )
         words = nodes.paragraph(classes=["contract-words"])
         if equation.definition:
             words += nodes.Text("A definition. ")
@@ -148,6 +150,8 @@ class ContractTable(SphinxDirective):
             words += nodes.Text("Typed in ")
             words += self.cell("typed", equation.number, typed_in[0])
             words += nodes.Text(". ")
+        elif equation.checks:
+            words += nodes.Text("Typed where it is checked. ")
         for position, stem in enumerate(dict.fromkeys(equation.checks)):
             if equation.number not in self.records[stem]:
                 LOGGER.warning(
@@ -179,11 +183,10 @@ class ContractTable(SphinxDirective):
         link += nodes.inline("", f"{what}{place(stem)}")
         return link
 
-    def chapter(self, stem: str, begins: bool = False) -> nodes.Element:
+    def chapter(self, stem: str) -> nodes.Element:
         """A link to a chapter."""
         link = link_to("std", "doc", f"/chapters/{stem}", PAGE)
-        words = place(stem)
-        link += nodes.inline("", words.capitalize() if begins else words)
+        link += nodes.inline("", place(stem))
         return link
 
 

@@ -337,6 +337,13 @@ def test_checks_of_equations_name_what_fails(
     assert capsys.readouterr().out == ""
 
 
+def test_numbers_are_compared_in_double_precision() -> None:
+    assert checks.largest_difference(1 / 3, 1 / 3 + 1e-9) == pytest.approx(1e-9)
+    assert checks.largest_difference([2**40 + 1], np.array([2**40])) == 1
+    assert checks.largest_difference((), ()) == 0
+    assert checks.largest_difference(torch.zeros(0), torch.zeros(0)) == 0
+
+
 def test_a_false_statement_names_its_equation() -> None:
     with pytest.raises(AssertionError, match=r"\(4.3\) does not hold"):
         checks.holds(torch.tensor(False), eq="4.3")

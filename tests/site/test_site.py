@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 from book import ROOT, settings
+from book.notebooks.contract import read_contract
 from book.notebooks.reader import HEADER, code_cells, split_directives
 from book.notebooks.setup_cell import CELL_ID
 from book.site.assets import lean
@@ -423,6 +424,20 @@ def test_questions_need_no_script(
             assert box.select_one("[role=status]").get_text() == "", name
             assert not box.select_one("details").has_attr("open"), name
     assert counted >= 3
+
+
+def test_the_contract_has_a_row_for_every_equation(
+    pages: dict[str, BeautifulSoup],
+) -> None:
+    """Each leads to its equation, and to cells that are there."""
+    rows = pages["appendices/contract.html"].select("article .contract")
+    numbers = [text_of(row.select("p")[0]) for row in rows]
+    assert numbers == [f"({number})" for number in read_contract(ROOT).equations]
+    for row in rows:
+        assert row.select("math") and len(row.select("a")) > 1, text_of(row)
+        for link in row.select("a"):
+            path, _, anchor = link["href"].removeprefix("../").partition("#")
+            assert not anchor or pages[path].find(id=anchor) is not None, link["href"]
 
 
 def test_the_table_of_times_lists_every_chapter(
