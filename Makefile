@@ -1,7 +1,7 @@
 # The hlstm book. Plain `make` prints the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book serve pdf lighthouse test test-site test-library test-avx2 fuzz export clean-outputs lock wheel weights bench quality presets suggest defaults release-check clean check
+.PHONY: help book serve pdf lighthouse test test-site test-library test-avx2 fuzz export clean-outputs lock wheel weights bench quality presets suggest defaults depth inside release-check clean check
 
 python := .venv/bin/python
 installed := .venv/.installed
@@ -109,6 +109,14 @@ defaults: $(installed) ## measure every default one switch at a time, in a quart
 	@$(python) -m book.notebooks.exports
 	@$(python) -m benchmarks.defaults
 
+depth: $(installed) ## measure what one, two and three layers reach, in half an hour on one free core
+	@$(python) -m book.notebooks.exports
+	@$(python) -m benchmarks.depth
+
+inside: $(installed) ## measure what the layers of three networks hold, in some minutes on one free core
+	@$(python) -m book.notebooks.exports
+	@$(python) -m benchmarks.inside
+
 bench: $(installed) ## measure the speed of the engines, in at most ten minutes on a quiet machine
 	@$(python) -m book.notebooks.exports
 	@$(python) benchmarks/speed.py
@@ -128,6 +136,8 @@ check: $(installed)
 	@.venv/bin/ruff format --quiet --check . || { echo "not formatted; run make clean-outputs"; exit 1; }
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy --no-error-summary
+	@git ls-files -z | xargs -0 .venv/bin/codespell
+	@$(python) -m book.tools.prose
 
 $(installed): constraints.txt settings.ini setup.py pyproject.toml
 	@sh book/tools/environment.sh install

@@ -71,7 +71,7 @@ REASONS = {
 
 @functools.cache
 def corpus() -> tuple[hlstm.Vocabulary, Tensor, Tensor, dict[str, Any]]:
-    """The benchmark text, split as in chapter 14, and a record of it."""
+    """The benchmark text, split as in chapter 15, and a record of it."""
     text = hlstm.load_corpus("tinyshakespeare")
     vocab = hlstm.Vocabulary.from_text(text)
     train_ids, val_ids = hlstm.train_val_split(vocab.encode(text))
@@ -161,7 +161,7 @@ def rows(runs: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
 def standard_error(runs: dict[str, Any]) -> float:
     """What chance does to a difference from the defaults, the mean of two seeds.
 
-    Estimated over all switches from the differences on each seed, as in equation (14.3).
+    Estimated over all switches from the differences on each seed, as in equation (15.3).
     """
     pairs = []
     for key in {key.rpartition("/")[0] for key in runs} - {"defaults"}:

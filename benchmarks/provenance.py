@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,20 @@ import torch
 import hlstm
 
 
+def processor() -> str:
+    """The name of the processor, as Linux says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.split(":", 1)[1] for line in lines if line.startswith("model name"))
+    return next(names, platform.processor()).strip()
+
+
 def provenance() -> dict[str, Any]:
-    """The machine, the threads, the versions and the day."""
+    """The processor, the machine, the threads, the versions and the day."""
     return {
+        "processor": processor(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} threads",
         "versions": {

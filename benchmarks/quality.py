@@ -376,7 +376,11 @@ def print_tables(results: dict[str, Any]) -> None:
         print(f"{name}: {losses}, {len(runs)} seeds, {seconds:.0f} s each")
     for name in SECTIONS:
         values = results[name].items() if name in results else ()
-        kept = {k: v for k, v in values if k not in ("machine", "versions", "date")}
+        kept = {
+            k: v
+            for k, v in values
+            if k not in ("processor", "machine", "versions", "date")
+        }
         print(f"{name}: {json.dumps(kept)}")
 
 

@@ -1,4 +1,4 @@
-"""Measure the engines of chapter 19 beside PyTorch's LSTM, and this machine beside both.
+"""Measure the engines of chapter 20 beside PyTorch's LSTM, and this machine beside both.
 
 `make bench` runs this, in at most ten minutes. All tasks of a table take turns, in an order
 that changes from round to round, and a time is the median of a task's rounds. It writes
@@ -34,7 +34,7 @@ from hlstm.text import windows
 from hlstm.training import train_step
 
 ROOT = Path(__file__).parent.parent
-CHAPTER = ROOT / "chapters" / "19_speed.ipynb"
+CHAPTER = ROOT / "chapters" / "20_speed.ipynb"
 RESULT = ROOT / "hlstm" / "results" / "speed.json"
 THREADS = 2
 SYMBOLS = 65
@@ -54,7 +54,7 @@ Result = dict[str, Any]
 
 
 def chapter() -> SimpleNamespace:
-    """Return the functions and classes that the cells of chapter 19 define."""
+    """Return the functions and classes that the cells of chapter 20 define."""
     names = dict(vars(hlstm.kernel)) | dict(vars(hlstm.engine))
     names["FUSED"] = "fused"  # what is measured here is the compiled engine
     kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
@@ -258,7 +258,7 @@ def onednn_linear(n: int, dtype: torch.dtype) -> Task:
 
 
 def own_linear(n: int, dtype: torch.dtype) -> Task:
-    """Return the same product in the compiled code of chapter 19, packing included."""
+    """Return the same product in the compiled code of chapter 20, packing included."""
     a, w = torch.randn(n, n, dtype=dtype), torch.randn(n, n, dtype=dtype)
     out, packed = torch.empty(n, n), scratch("bench", n * n, dtype)
     sizes = torch.get_num_threads(), n, n, n

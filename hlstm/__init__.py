@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .compression import decompress
     from .exercises import check
 
-_MODULES = ('text', 'ngrams', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'device', 'sampling', 'checkpoint', 'files', 'snapshot', 'runs', 'callbacks', 'trainer', 'recipes', 'quantise', 'engine', 'kernel', 'compression', 'console', 'cli_texts', 'cli_ask', 'cli_train', 'cli', 'corpus', 'checks', 'doctor', 'exercises')
+_MODULES = ('text', 'ngrams', 'gates', 'cell', 'backward', 'layer', 'stack', 'network', 'dropout', 'clipping', 'training', 'device', 'sampling', 'probes', 'inspect', 'pictures', 'checkpoint', 'files', 'snapshot', 'runs', 'callbacks', 'trainer', 'recipes', 'quantise', 'engine', 'kernel', 'compression', 'console', 'cli_texts', 'cli_ask', 'cli_train', 'cli', 'corpus', 'checks', 'doctor', 'exercises')
 _HOMES = {
     "load_corpus": "corpus",
     "Vocabulary": "text",

@@ -6,12 +6,14 @@
 __all__ = ['HlstmError', 'InvalidValueError', 'InvalidTypeError', 'InvalidIndexError', 'shown', 'as_integer', 'as_number',
            'as_switch', 'check_id_type', 'check_ids', 'check_symbols', 'check_memory', 'check_arguments',
            'refuse_options', 'holds_ids', 'is_batched', 'chooses_dtype', 'product_dtype', 'is_plain', 'check_input',
-           'check_fit', 'prepare_state', 'refuse_cell_state', 'prepare_cell_state']
+           'check_fit', 'prepare_state', 'refuse_cell_state', 'prepare_cell_state', 'largest_difference', 'agree',
+           'holds']
 
 # %% ../chapters/B_refusals.ipynb #b0000003
 import operator
 import os
 import warnings
+from collections.abc import Sequence
 from numbers import Number, Real
 from typing import Any
 
@@ -419,3 +421,102 @@ def prepare_cell_state(
         return input.new_zeros(shape), input.new_zeros(shape)
     refuse_cell_state(hx, 1 if dims == 1 else input.shape[0], dims, hidden_size)
     return hx
+
+# %% ../chapters/B_refusals.ipynb #6a29b8e4
+def _numbered(eq: str | Sequence[str]) -> tuple[str, bool]:
+    """Return the numbers of equations in brackets, as a sentence has them; if many."""
+    numbers = [f"({number})" for number in ([eq] if isinstance(eq, str) else eq)]
+    if not numbers:
+        raise InvalidValueError("eq names one equation or several, and got none")
+    head, last = ", ".join(numbers[:-1]), numbers[-1]
+    return (f"{head} and {last}" if head else last), len(numbers) > 1
+
+
+def largest_difference(ours: Any, theirs: Any) -> float:
+    """Return the largest absolute difference between two values of one structure.
+
+    Parameters
+    ----------
+    ours, theirs
+        Tensors, arrays, numbers, or nested tuples or lists of them, of equal shapes.
+
+    Returns
+    -------
+    float
+        Zero where all entries are equal, infinities too; NaN where one of them is NaN.
+
+    Raises
+    ------
+    AssertionError
+        If the shapes, or the lengths of tuples, are not equal.
+    """
+    if isinstance(ours, (tuple, list)) or isinstance(theirs, (tuple, list)):
+        assert len(ours) == len(theirs), f"{len(ours)} values, and {len(theirs)}"
+        pairs = zip(ours, theirs, strict=True)
+        found = [largest_difference(mine, other) for mine, other in pairs]
+        return float(np.max(found, initial=0.0))  # NaN stays
+    mine, other = (
+        torch.as_tensor(value).detach().cpu().to(torch.float64)
+        for value in (ours, theirs)
+    )
+    shapes = tuple(mine.shape), tuple(other.shape)
+    assert shapes[0] == shapes[1], f"shape {shapes[0]}, and {shapes[1]}"
+    # Equation (B.1); what is equal differs by 0, also where it is infinite.
+    apart = torch.where(mine == other, 0.0, (mine - other).abs())
+    return apart.max().item() if apart.numel() else 0.0
+
+
+def agree(
+    ours: Any, theirs: Any, tolerance: float = 0.0, *, eq: str | Sequence[str]
+) -> None:
+    """Check that an equation holds, and print one line that says how well.
+
+    Parameters
+    ----------
+    ours, theirs
+        What both sides of the equation give: tensors, arrays, numbers, or nested
+        tuples or lists of them, of equal shapes.
+    tolerance
+        The largest absolute difference that may be: the same unit for every entry.
+    eq
+        The number of the equation that is checked, as in its tag, or several.
+
+    Raises
+    ------
+    AssertionError
+        If a difference exceeds the tolerance, is NaN, or the shapes are not equal.
+    """
+    names, several = _numbered(eq)
+    try:
+        difference = largest_difference(ours, theirs)
+    except AssertionError as error:
+        raise AssertionError(f"{names} cannot be compared: {error}") from None
+    if not difference <= tolerance:  # equation (B.2), and NaN
+        verb = "fail" if several else "fails"
+        raise AssertionError(
+            f"{names} {verb}: largest difference {difference:.1e}, "
+            f"and at most {tolerance:.1e} is allowed"
+        )
+    said = f"{difference:.1e}" if difference else "0"
+    print(f"{names} {'hold' if several else 'holds'}: largest difference {said}")
+
+# %% ../chapters/B_refusals.ipynb #2b96bc72
+def holds(statement: Any, *, eq: str | Sequence[str]) -> None:
+    """Check a statement that an equation makes, and print that it holds.
+
+    Parameters
+    ----------
+    statement
+        True or False, as a bool or as a tensor or array of one.
+    eq
+        The number of the equation that is checked, as in its tag, or several.
+
+    Raises
+    ------
+    AssertionError
+        If the statement is false.
+    """
+    names, several = _numbered(eq)
+    if not bool(statement):
+        raise AssertionError(f"{names} {'do' if several else 'does'} not hold")
+    print(f"{names} {'hold' if several else 'holds'}")

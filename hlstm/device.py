@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .checks import InvalidTypeError, InvalidValueError, shown  # appendix B
-from .kernel import processor  # chapter 19
+from .kernel import processor  # chapter 20
 
 # %% ../chapters/12_training.ipynb #c0de0910
 PRECISIONS = ("auto", "float32", "bfloat16")

@@ -157,7 +157,7 @@ def diagnose_forget_bias(module: nn.Module, distance: int) -> Diagnosis | None:
     if gate**distance > 0.01:
         return None
     return Diagnosis(
-        "What was long ago is never learnt.",
+        "What was long ago is never learned.",
         f"the forget gates begin at {gate:.2f} or less: after {distance} steps "
         f"{gate**distance:.0e} of the memory is left",
         f"hlstm.set_forget_bias_(module, {math.log(distance):.1f}), the logarithm of the "
@@ -214,9 +214,9 @@ def diagnose_low_loss(
     Parameters
     ----------
     loss
-        In nats per character, of text that was not learnt from.
+        In nats per character, of text that was not learned from.
     train_ids, val_ids, vocab_size
-        (N,) and (M,) integers, and V: the text learnt from, and what is predicted. The
+        (N,) and (M,) integers, and V: the text learned from, and what is predicted. The
         last 300,000 of the first and the first 30,000 of the other are counted.
     """
     order = min(5, len(train_ids), int(62 / math.log2(max(vocab_size, 2))))
@@ -472,7 +472,7 @@ def diagnose_temperature(
 def diagnose_vocabulary(net: DeepRNN, text: str) -> Diagnosis | None:
     """Find a vocabulary that does not fit a text, or whose symbols have changed places.
 
-    Takes a trained network, and text of the kind that it has learnt; 4000 characters of
+    Takes a trained network, and text of the kind that it has learned; 4000 characters of
     it are read.
     """
     V, known = len(net.vocab), set(net.vocab.symbols)
@@ -543,7 +543,7 @@ def diagnose_loop(sample: str) -> Diagnosis | None:
 
 # %% ../chapters/D_failures.ipynb #dfa1005c
 def diagnose_memorised(sample: str, text: str, length: int = 60) -> Diagnosis | None:
-    """Find a sample of which `length` characters and more stand in the text learnt from."""
+    """Find a sample of which `length` characters and more stand in the text learned from."""
     half = max(1, length // 2)
     longest = ""
     for start in range(0, len(sample) - half + 1, half):
@@ -654,12 +654,12 @@ def examine(
         diagnose_overfitting(history),
     ]
     samples = [net.generate_text(length=400, seed=seed) for seed in range(2)]
-    learnt, held_out = [*(texts or ()), "", ""][:2]
+    learned, held_out = [*(texts or ()), "", ""][:2]
     # Text with unknown characters is one finding, and what is known of it is read on.
-    ids, val_ids = (net.vocab.encode(t, errors="ignore") for t in (learnt, held_out))
+    ids, val_ids = (net.vocab.encode(t, errors="ignore") for t in (learned, held_out))
     if len(ids) > 100:
-        found.append(diagnose_vocabulary(net, learnt))
-        found += [diagnose_memorised(sample, learnt) for sample in samples]
+        found.append(diagnose_vocabulary(net, learned))
+        found += [diagnose_memorised(sample, learned) for sample in samples]
     if len(ids) > 100 and len(val_ids) > 100:
         found.append(diagnose_leak(ids, val_ids))
         lowest = min(filter(math.isfinite, history.val_loss), default=math.inf)

@@ -67,7 +67,7 @@ def update_state(gate: Gates, c: Tensor) -> State:
     Returns
     -------
     tuple of Tensor
-        h = o ⊙ tanh(c′) and c′ = f ⊙ c + i ⊙ g, each (…, H); equations (4.11) and (4.10),
+        h_t = o ⊙ tanh(c_t) and c_t = f ⊙ c + i ⊙ g, each (…, H); equations (4.11) and (4.10),
         after Hochreiter and Schmidhuber (1997) and Gers, Schmidhuber and Cummins (2000).
     """
     c = gate.f * c + gate.i * gate.g

@@ -24,8 +24,8 @@ from hlstm.checks import (  # appendix B
     check_memory,
 )
 from .dropout import InvertedDropout  # chapter 10
-from .engine import Writer, can_write, check_engine  # chapter 19
-from .files import save_tensors  # chapter 15
+from .engine import Writer, can_write, check_engine  # chapter 20
+from .files import save_tensors  # chapter 16
 from .gates import State
 from .layer import layer_shapes
 from .stack import LSTM
@@ -201,7 +201,7 @@ class DeepRNN(nn.Module):
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write weights and vocabulary to a file, for `hlstm.load_model` (chapter 15).
+        """Write weights and vocabulary to a file, for `hlstm.load_model` (chapter 16).
 
         Parameters
         ----------

@@ -24,7 +24,7 @@ from hlstm.checks import (  # appendix B
     refuse_options,
 )
 from .dropout import drop_and_scale  # chapter 10
-from .engine import check_engine, run_layer  # chapter 19
+from .engine import check_engine, run_layer  # chapter 20
 from .gates import State
 from .layer import Layer, layer_shapes, pick_columns
 

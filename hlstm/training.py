@@ -176,7 +176,7 @@ def take_text(
     Parameters
     ----------
     name, what
-        What the text is called in a refusal, and what it is.
+        How the text is called in a refusal, and what it is.
     ids
         (N,) integers, in whatever holds them; see `hlstm.corpus.as_ids`.
     net

@@ -7,7 +7,7 @@
 Chapters get the numbers 1, 2, 3, …, and notebooks under a caption that begins with
 "Appendi" the letters A, B, C, …. From these follow the names of the files, the titles, the
 tags of equations (contiguous in each chapter), and every mention of them in prose,
-comments, docstrings and strings. The map from old to new is made whole before anything is
+comments, docstrings and strings, in checks (``eq="4.3"``) and in marks of definitions. The map from old to new is made whole before anything is
 changed, so that no number passes through another. While a mention names what no chapter or
 equation has, nothing is written.
 """
@@ -44,6 +44,10 @@ APPENDICES = re.compile(
     rf"\b(?:[Aa]ppendices{SPACE}(?P<list>[A-Z]\b(?:{JOIN}[A-Z]\b)*)"
     rf"|[Aa]ppendix{SPACE}(?P<one>[A-Z]\b))"
 )
+# What binds an equation to its check, and what marks it as a definition.
+DOTTED = r"[A-Z\d]+\.\d+[a-z]?"
+CHECK = re.compile(r"\beq\s*=\s*(?P<names>\"[^\"\n]*\"|\([^()]*\))")
+MARK = re.compile(rf"<!-- definitions?: (?P<names>{DOTTED}(?:, {DOTTED})*) -->")
 RANGE = re.compile(r"\bto\b|[-–]")
 FOREIGN = re.compile(r",?\s+(?:of|in)\s+(?:\[|their|his|her|the paper|[A-Z])")
 SUPPLEMENT = re.compile(r"\b[Ss]upplements?\b")
@@ -226,16 +230,26 @@ class Editor:
             if kind != "equation" and RANGE.search(match[group]):
                 self.note(*match.span(), "a range, whose chapters may have moved")
 
+    def bonds(self, pattern: re.Pattern[str]) -> str:
+        """Replace the numbers in checks or marks, and nothing else."""
+        for match in pattern.finditer(self.text):
+            start, end = match.span("names")
+            for number in re.finditer(DOTTED, self.text[start:end]):
+                at = start + number.start(), start + number.end()
+                self.number(*at, self.plan.tags, "equation")
+        return self.result()
+
     def number(self, start: int, end: int, known: dict[str, str], kind: str) -> None:
         """Replace one number, or say that nothing has it."""
         if (start, end) in self.edits:
             return
-        old = self.text[start:end].strip("()")
+        whole = self.text[start:end]
+        old = whole.strip("()")
         if kind == "chapter" and not old.isupper():
             old = old.lower()
         if old in known:
             new = known[old]
-            self.put(start, end, f"({new})" if kind == "equation" else new)
+            self.put(start, end, f"({new})" if whole.startswith("(") else new)
         else:
             self.problem(start, end, f"no {kind} has this number")
 
@@ -344,7 +358,8 @@ def edit_notebook(plan: Plan, path: Path) -> str:
         if cell.cell_type == "code":
             magic = cell.source.startswith("%%")
             edit = edit_plain if magic else edit_python
-            cell.source = edit(plan, place, cell.source)
+            source = edit(plan, place, cell.source)
+            cell.source = Editor(plan, place, source).bonds(CHECK)
             continue
         if cell.cell_type == "markdown":
             title = TITLE.match(cell.source) if position == 0 else None
@@ -359,7 +374,8 @@ def edit_notebook(plan: Plan, path: Path) -> str:
                 lambda tag: rf"\tag{{{plan.tags.get(tag[0][5:-1], tag[0][5:-1])}}}",
                 cell.source,
             )
-            cell.source = edit_markdown(plan, place, cell.source)
+            source = edit_markdown(plan, place, cell.source)
+            cell.source = Editor(plan, place, source).bonds(MARK)
     return nbformat.writes(notebook) + "\n"
 
 

@@ -82,7 +82,7 @@ class ExportedCells(SphinxTransform):
         if module.endswith(".hpp"):
             path = nodes.literal("", f"{PACKAGE}/{module}")
             return nodes.paragraph("", "exported to ", path, classes=["exported"])
-        link = _reference("py", "mod", f"{PACKAGE}.{module}", self.env.docname)
+        link = link_to("py", "mod", f"{PACKAGE}.{module}", self.env.docname)
         link += nodes.literal("", f"{PACKAGE}/{module}.py")
         return nodes.paragraph("", "exported to ", link, classes=["exported"])
 
@@ -137,7 +137,7 @@ class Equations(SphinxTransform):
             return
         names = self.env.domaindata["std"]["anonlabels"]
         for tag in tags:
-            label = _label(tag)
+            label = equation_label(tag)
             if label in names:
                 LOGGER.warning("equation (%s) is numbered twice", tag, location=block)
             names[label] = (self.env.docname, label)
@@ -172,17 +172,19 @@ class Equations(SphinxTransform):
                 start = mention.start() + number.start()
                 yield nodes.Text(text[end:start])
                 end = start + len(number[0])
-                link = _reference("std", "ref", _label(number[1]), self.env.docname)
+                link = link_to(
+                    "std", "ref", equation_label(number[1]), self.env.docname
+                )
                 link += nodes.inline("", number[0])
                 yield link
         yield nodes.Text(text[end:])
 
 
-def _label(number: str) -> str:
+def equation_label(number: str) -> str:
     return f"equation-{number.replace('.', '-').lower()}"
 
 
-def _reference(domain: str, kind: str, target: str, page: str) -> nodes.Element:
+def link_to(domain: str, kind: str, target: str, page: str) -> nodes.Element:
     """A link that Sphinx resolves later, with a warning where it cannot."""
     return addnodes.pending_xref(
         "",

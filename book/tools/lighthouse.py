@@ -1,6 +1,6 @@
 """Runs Lighthouse on the built site, as its host would serve it.
 
-    python -m book.tools.lighthouse [page ...]
+    python -m book.tools.lighthouse [page …]
 
 Fails where a page has less than 95 in a category. Speed is measured in time, so a busy
 machine lowers it, and nothing raises it: a page below gets two more tries. The last

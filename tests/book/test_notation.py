@@ -244,6 +244,15 @@ def test_letters_are_used_where_the_appendix_says(
                 )
 
 
+def test_chapters_are_called_by_their_numbers(
+    notebooks: dict[str, NotebookNode],
+) -> None:
+    prose = "\n".join(cell.source for cell in notebooks[APPENDIX].cells)
+    links = re.findall(r"\[chapter (\d+)\]\((\d+)_\w+\.ipynb\)", prose)
+    assert len(links) > 50
+    assert all(int(said) == int(number) for said, number in links)
+
+
 def test_names_in_code_exist(
     notebooks: dict[str, NotebookNode], table: dict[str, Row]
 ) -> None:

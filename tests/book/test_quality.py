@@ -1,4 +1,4 @@
-"""The recipes behind chapter 14: what is trained is what is evaluated and saved."""
+"""The recipes behind chapter 15: what is trained is what is evaluated and saved."""
 
 import inspect
 import json

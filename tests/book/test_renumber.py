@@ -25,6 +25,7 @@ GATES = r"""# 2. The gates
 
 You need [chapter 1](01_text.ipynb).
 
+<!-- definition: 2.1, 2.3 -->
 $$ a \tag{2.1} $$ and $$ b \tag{2.3} $$ and $$ b' \tag{2.3a} $$
 """
 COUNTING = r"""# 1. Supplement: counting
@@ -44,6 +45,12 @@ def f(x=(2.1)):
     print(f"equations (2.1) and (2.3), {x}", "at (2.1)", (2.1))
     return "chapters/01_text.ipynb"
 '''
+CHECKS = """agree(a, b, 2.1, eq="2.1")
+agree("2.1", (2.3), eq=(
+    "1B.1",
+    "1.2",
+))
+"""
 HEADER = """%%writefile csrc/a.hpp
 // (2.3), as in chapter 2
 float f = (2.1);
@@ -61,6 +68,7 @@ def book(tmp_path: Path) -> Path:
             new.new_markdown_cell(GATES),
             new.new_code_cell(CODE),
             new.new_code_cell(HEADER),
+            new.new_code_cell(CHECKS),
         ],
         "C_corpus": [new.new_markdown_cell("# C. The corpus\n\nNo equation.")],
     }
@@ -105,10 +113,12 @@ def test_everything_follows_the_table_of_contents(book: Path) -> None:
         "03_counting",
         "A_corpus",
     }
-    head, code, header = cells(book, "01_gates")
+    head, code, header, checks = cells(book, "01_gates")
     assert head == GATES.replace("# 2.", "# 1.").replace(
         "[chapter 1](01_text.ipynb)", "[chapter 2](02_text.ipynb)"
-    ).replace(r"\tag{2.1}", r"\tag{1.1}").replace(r"\tag{2.3", r"\tag{1.2")
+    ).replace(r"\tag{2.1}", r"\tag{1.1}").replace(r"\tag{2.3", r"\tag{1.2").replace(
+        "definition: 2.1, 2.3", "definition: 1.1, 1.2"
+    )
     assert code == (
         """#| fig-cap: What chapter 1 draws, in the manner of
 # equation (1.2), of chapters 3
@@ -121,6 +131,14 @@ def f(x=(2.1)):
 """
     )
     assert header == HEADER.replace("(2.3), as in chapter 2", "(1.2), as in chapter 1")
+    assert checks == (
+        """agree(a, b, 2.1, eq="1.1")
+agree("2.1", (2.3), eq=(
+    "3.1",
+    "3.2",
+))
+"""
+    )
     assert cells(book, "03_counting") == [
         r"""# 3. Counting
 
@@ -184,6 +202,21 @@ def test_what_cannot_be_resolved_is_left_to_a_hand(
     assert "chapters/01_text.ipynb cell added" in said and complaint in said
     assert main(book, "--anyway") == 1
     assert (book / "chapters/02_text.ipynb").exists()
+
+
+def test_a_check_of_no_equation_is_left_to_a_hand(
+    book: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = book / "chapters" / "01_text.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    new = nbformat.v4
+    notebook.cells.append(new.new_code_cell('holds(True, eq="7.1")', id="added"))
+    notebook.cells.append(new.new_markdown_cell("<!-- definition: 7.2 -->", id="more"))
+    nbformat.write(notebook, path)
+    assert main(book) == 1
+    said = capsys.readouterr().out
+    assert 'cell added: no equation has this number: holds(True, eq="7.1")' in said
+    assert "cell more: no equation has this number" in said
 
 
 def test_the_book_has_each_equation_and_each_notebook_once(

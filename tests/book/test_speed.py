@@ -1,4 +1,4 @@
-"""The benchmark of chapter 19: what it takes from the chapter, and what it wrote."""
+"""The benchmark of chapter 20: what it takes from the chapter, and what it wrote."""
 
 import copy
 import json

@@ -48,7 +48,7 @@ def network(
 
 
 def description(net: hlstm.DeepRNN) -> dict[str, Any]:
-    """What a file says of a network, by the letter of chapter 15."""
+    """What a file says of a network, by the letter of chapter 16."""
     return {
         "hidden_size": net.lstm.hidden_size,
         "num_layers": net.lstm.num_layers,

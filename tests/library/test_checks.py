@@ -297,3 +297,48 @@ CHECKS: list[Callable[[], object]] = [
 def test_checks_raise_our_errors(call: Callable[[], object]) -> None:
     with pytest.raises(HlstmError):
         call()
+
+
+def test_checks_of_equations_say_what_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    checks.agree((x, [1, np.ones(2)]), (x + 0.5, [1, np.ones(2)]), 0.5, eq="4.3")
+    checks.agree(math.inf, math.inf, eq=("4.3", "4.4", "4.5"))
+    checks.holds(x[0] < x[1], eq=("4.3", "4.4"))
+    checks.holds(np.bool_(True), eq="4.3")
+    assert capsys.readouterr().out.splitlines() == [
+        "(4.3) holds: largest difference 5.0e-01",
+        "(4.3), (4.4) and (4.5) hold: largest difference 0",
+        "(4.3) and (4.4) hold",
+        "(4.3) holds",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        (torch.ones(2), torch.tensor([1.0, 1.1]), r"fails: largest difference 1.0e-01"),
+        (math.nan, 1.0, "largest difference nan"),
+        ((1.0, math.nan, 2.0), (1.0, 1.0, 2.0), "largest difference nan"),
+        (math.inf, 1.0, "largest difference inf"),
+        (torch.ones(2), torch.ones(2, 1), r"cannot be compared: shape \(2,\)"),
+        (torch.ones(2), 1.0, r"and \(\)"),
+        ((1, 2), (1,), "2 values, and 1"),
+    ],
+)
+def test_checks_of_equations_name_what_fails(
+    ours: object,
+    theirs: object,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(AssertionError, match=words) as caught:
+        checks.agree(ours, theirs, 1e-2, eq="4.3")
+    assert str(caught.value).startswith("(4.3) ")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_false_statement_names_its_equation() -> None:
+    with pytest.raises(AssertionError, match=r"\(4.3\) does not hold"):
+        checks.holds(torch.tensor(False), eq="4.3")
+    with pytest.raises(InvalidValueError, match="eq names one equation"):
+        checks.holds(True, eq=())

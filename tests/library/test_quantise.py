@@ -1,4 +1,4 @@
-"""Weights of one byte, beyond the cases that chapter 18 prints."""
+"""Weights of one byte, beyond the cases that chapter 19 prints."""
 
 import errno
 import hashlib

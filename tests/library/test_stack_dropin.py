@@ -615,3 +615,33 @@ def test_onnx_runs_a_sequence_of_any_length() -> None:
         x = torch.randn(length, 3, 5)
         output, (h_n, c_n) = rnn(x, (h[None], c[None]))
         assert_runs_alike(run(x, h, c), [output, h_n[0], c_n[0]])
+
+
+class Plain(nn.Module):
+    """A network in PyTorch's parts, as the common questions have it."""
+
+    def __init__(self, net: hlstm.DeepRNN) -> None:
+        super().__init__()
+        V, H, L = len(net.vocab), net.lstm.hidden_size, net.lstm.num_layers
+        self.lstm = nn.LSTM(V, H, L, batch_first=True)
+        self.head = nn.Linear(H, V)
+        self.load_state_dict(net.state_dict())
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        output, (h, c) = self.lstm(x, (h, c))
+        return self.head(output), h, c
+
+
+@torch.no_grad()
+def test_onnx_runs_a_network_of_pytorchs_parts_for_any_batch_and_length() -> None:
+    torch.manual_seed(0)
+    net = hlstm.DeepRNN(hlstm.Vocabulary("abcde"), hidden_size=7).eval()
+    B, T = torch.export.Dim("B"), torch.export.Dim("T")
+    # One tensor given twice would be one input of the exported network.
+    x, h, c = torch.zeros(2, 4, 5), torch.zeros(2, 2, 7), torch.zeros(2, 2, 7)
+    axes = ({0: B, 1: T}, {1: B}, {1: B})
+    run = run_onnx(Plain(net), (x, h, c), ["x", "h", "c"], axes)
+    for rows, length in ((2, 4), (1, 50), (3, 1)):
+        ids, state = torch.randint(5, (rows, length)), torch.randn(2, 2, rows, 7)
+        logits, (h, c) = net(ids, tuple(state))
+        assert_runs_alike(run(hlstm.one_hot(ids, 5), *state), [logits, h, c])

@@ -385,6 +385,59 @@ def test_axe_knows_the_standard(tab: Opened, address: str) -> None:
         assert tab.page.evaluate("(tag) => axe.getRules([tag]).length", tag), tag
 
 
+def test_a_question_is_answered_from_the_keyboard(
+    tab: Opened, address: str, passed: list[str]
+) -> None:
+    """Choosing says nothing yet; the button does, where a screen reader hears it."""
+    page = tab.page
+    tab.show(1300)
+    page.goto(f"{address}chapters/04_gates.html")
+    tab.wrong.clear()
+    box = page.locator("#question-1")
+    said, told = box.get_by_role("status"), box.locator("details > p")
+    assert box.get_by_role("group", name=re.compile(r"1\. What .*\?")).count() == 1
+    box.get_by_role("button", name="Check").press("Enter")
+    assert said.inner_text() == "Choose an answer first."
+    box.get_by_role("radio").first.focus()
+    page.keyboard.press("ArrowDown")
+    assert box.get_by_role("radio").nth(1).is_checked()
+    assert said.inner_text() == "Choose an answer first."
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert said.inner_text().startswith("B is ")
+    assert said.text_content() == told.nth(1).text_content()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    assert said.text_content() == told.nth(0).text_content()
+    page.evaluate(SAMPLE)
+    page.evaluate("loadAxe()")
+    for width, theme in VIEWS:
+        tab.show(width, theme)
+        asked = [STANDARD, OF_COLOUR, "#questions", passed]
+        wrong, _ = page.evaluate(RUN_AXE, asked)
+        assert wrong == [], (width, theme)
+        small = page.eval_on_selector_all(
+            ".selftest :is(label, button, summary)",
+            "all => all.filter((e) => e.getBoundingClientRect().height < 44).length",
+        )
+        assert small == 0, (width, theme)
+    assert tab.wrong == []
+
+
+def test_questions_without_a_script(browser: Browser, address: str) -> None:
+    """Nothing to press that would do nothing; the answer can be opened."""
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}chapters/04_gates.html")
+    box = page.locator("#question-1")
+    assert box.locator("label").first.is_visible()
+    assert not box.locator("input, button").first.is_visible()
+    box.locator("summary").click()
+    assert box.locator("details > p").first.is_visible()
+    context.close()
+
+
 def test_pictures_turn_dark(tab: Opened, address: str, site: Path) -> None:
     """In the dark theme a figure's dark ink is turned round, on no ground."""
     path = next(p for p in PAGES if "<img" in (site / p).read_text("utf-8"))

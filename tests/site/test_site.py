@@ -19,6 +19,7 @@ from book.notebooks.setup_cell import CELL_ID
 from book.site.assets import lean
 from book.site.exercises import listed
 from book.site.extension import TIME, duration
+from book.site.selftests import FOLDER, load
 from hlstm.exercises import solution_source
 
 
@@ -390,6 +391,38 @@ def test_equations_have_their_anchors(pages: dict[str, BeautifulSoup]) -> None:
                 label = f"equation-{number.replace('.', '-').lower()}"
                 assert page.find(id=label) is not None, f"{path}: ({number})"
     assert counted > 100
+
+
+def test_questions_need_no_script(
+    pages: dict[str, BeautifulSoup], notebooks: dict[str, NotebookNode]
+) -> None:
+    """They stand before the exercises, and their folded answers speak of each choice."""
+    counted = 0
+    for name in notebooks:
+        file = FOLDER / f"{name.partition('_')[2]}.yaml"
+        page = pages[f"chapters/{name}.html"]
+        if not file.exists():
+            assert not page.select(".selftest"), name
+            continue
+        section = page.select_one("section#questions")
+        assert section.find_next_sibling("section")["id"] == "exercises", name
+        assert page.select_one('.bd-toc-nav a[href="#questions"]'), name
+        boxes = section.select(":scope > .selftest")
+        for box, question in zip(boxes, load(file), strict=True):
+            counted += 1
+            assert box.select_one("fieldset > legend").get_text().endswith("?"), name
+            labels, told = box.select("label"), box.select("details > p")
+            right = [i for i, c in enumerate(question["choices"]) if "right" in c]
+            assert [i for i, p in enumerate(told) if p["class"] == ["right"]] == right
+            for i, (label, said) in enumerate(zip(labels, told, strict=True)):
+                verdict = "right" if i in right else "wrong"
+                assert label.select_one("input[type=radio]")["name"] == box["id"]
+                assert label.get_text().startswith(f"{'ABCD'[i]}. "), name
+                assert said.get_text().startswith(f"{'ABCD'[i]} is {verdict}. "), name
+            assert len(told) == len(question["choices"]), name
+            assert box.select_one("[role=status]").get_text() == "", name
+            assert not box.select_one("details").has_attr("open"), name
+    assert counted >= 3
 
 
 def test_the_table_of_times_lists_every_chapter(

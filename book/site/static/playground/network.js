@@ -18,7 +18,7 @@ function hlstmNetwork() {
     return { tensors, symbols: JSON.parse(metadata.hlstm).vocabulary };
   }
 
-  // Scale times whole number, (18.1), once for all. Eight rows lie interleaved, so that
+  // Scale times whole number, (19.1), once for all. Eight rows lie interleaved, so that
   // addProduct reads the weights in the order in which they lie; rows are filled up with zeros.
   function dequantise(tensors, name) {
     const { shape: [rows, columns], values } = tensors[name];
