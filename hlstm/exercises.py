@@ -175,6 +175,8 @@ def observe(exercise: Exercise, answer: Callable[..., Any]) -> list[Observed]:
                 for path, part in leaves(argument)
             ]
             given = ", ".join(f"{name} {_say(part)}" for name, part in parts)
+            if len(given) > 80:
+                given = ", ".join(f"{name} {_say(part, 0)}" for name, part in parts)
             inputs = [
                 (name, part.requires_grad_())
                 for name, part in parts
@@ -190,12 +192,12 @@ def observe(exercise: Exercise, answer: Callable[..., Any]) -> list[Observed]:
     return found
 
 
-def _say(value: object) -> str:
-    """Say a value in a few words: a small tensor by its numbers, a larger by its shape."""
+def _say(value: object, most: int = 6) -> str:
+    """Say a value in a few words; a tensor of up to `most` numbers by these."""
     if isinstance(value, Tensor):
         if value.dim() == 0:
             return f"{value.item():.6g}"
-        if value.numel() <= 6 and value.dim() == 1:
+        if value.numel() <= most and value.dim() == 1:
             return "[" + ", ".join(f"{x:.4g}" for x in value.tolist()) + "]"
         return f"of shape {tuple(value.shape)}"
     return shown(value)
@@ -210,25 +212,21 @@ def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
 
 def _list(parts: list[tuple[str, Any]]) -> str:
     """Say what a function returned."""
-    said = [_say(part) for _, part in parts]
-    if any(isinstance(part, Tensor) for _, part in parts):
-        said = [
-            f"{_say(part)}" + ("" if part.dim() else ", a number")
-            if isinstance(part, Tensor)
-            else shown(part)
-            for _, part in parts
-        ]
-    return said[0] if len(said) == 1 else f"{len(said)} values ({'; '.join(said)})"
+    said = [_say(part) for _, part in parts[:4]] + ["…"] * (len(parts) > 4)
+    return said[0] if len(parts) == 1 else f"{len(parts)} values ({'; '.join(said)})"
 
 
 def _differ_in_values(right: Observed, got: Observed, tolerance: float) -> str | None:
     """Say how what was returned differs, or None."""
+    if len(got.returned) == 1 and got.returned[0][1] is None:
+        if len(right.returned) > 1 or right.returned[0][1] is not None:
+            return "nothing is returned"
     if [path for path, _ in right.returned] != [path for path, _ in got.returned]:
         return f"it returns {_list(got.returned)}, and should return {_list(right.returned)}"
     for (path, ours), (_, theirs) in zip(right.returned, got.returned, strict=True):
         what = f"result {path}" if path else "the result"
         if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor):
-            if isinstance(ours, Tensor) or isinstance(theirs, Tensor) or ours != theirs:
+            if type(ours) is not type(theirs) or ours != theirs:
                 return f"{what} is {_say(theirs)}, and should be {_say(ours)}"
         elif ours.shape != theirs.shape:
             shapes = tuple(theirs.shape), tuple(ours.shape)
@@ -293,13 +291,13 @@ def judge(exercise: Exercise, answer: Callable[..., Any]) -> tuple[str, str]:
         What differs, and the hint that fits it; both empty where the answer is right, the
         second where no known mistake does the same.
     """
-    try:
-        got = observe(exercise, answer)
-    except Exception as error:
-        return f"it stops with {type(error).__name__}: {str(error)[:300]}", ""
     tolerance = exercise.tolerance
     right = observe(exercise, exercise.reference)
-    said = difference(right, got, tolerance)
+    try:
+        got = observe(exercise, answer)
+        said = difference(right, got, tolerance)
+    except Exception as error:
+        return f"it stops with {type(error).__name__}: {str(error)[:300]}", ""
     if said is None:
         return "", ""
     for advice, mistake in exercise.mistakes:

@@ -9,6 +9,7 @@ in code shows the function that `hlstm.exercises.solution` prints.
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import nbformat
 from docutils import nodes
@@ -178,11 +179,15 @@ def outdated(app: Sphinx, env: BuildEnvironment, *pages: set[str]) -> set[str]:
     return {PAGE} & env.found_docs
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> dict[str, int]:
     """Connect the extension, after sphinx-exercise."""
     app.setup_extension("sphinx_exercise")
     app.connect("config-inited", without_numfig, priority=900)
     app.connect("source-read", write_page)
     app.connect("env-get-outdated", outdated)
     app.add_transform(Exercises)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    return {
+        "env_version": crc32(Path(__file__).read_bytes()),
+        "parallel_read_safe": True,
+        "parallel_write_safe": True,
+    }
