@@ -125,7 +125,7 @@ def damage(questions: list[dict[str, Any]], kind: str) -> None:
     elif kind == "empty":
         wrong["why"] = ""
     elif kind == "misspelt":
-        wrong["becuase"] = wrong.pop("why")
+        wrong["reason"] = wrong.pop("why")
     elif kind == "two choices":
         questions[0]["choices"] = [right, wrong]
     elif kind == "twice":
