@@ -144,7 +144,7 @@ def damage(questions: list[dict[str, Any]], kind: str) -> None:
         ("right: false", r"\$\[0\].choices\[\d\].right: True was expected"),
         ("unexplained", "'why' is a required property"),
         ("empty", "non-empty|too short"),
-        ("misspelt", "'becuase' was unexpected"),
+        ("misspelt", "'reason' was unexpected"),
         ("two choices", r"\$\[0\].choices: .* is too short"),
         ("twice", "two choices are one"),
         ("few", "is too short"),
