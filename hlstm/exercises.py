@@ -228,6 +228,8 @@ def _differ_in_values(right: Observed, got: Observed, tolerance: float) -> str |
         if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor):
             if type(ours) is not type(theirs) or ours != theirs:
                 return f"{what} is {_say(theirs)}, and should be {_say(ours)}"
+        elif theirs.is_complex():
+            return f"{what} is complex, and should be real"
         elif ours.shape != theirs.shape:
             shapes = tuple(theirs.shape), tuple(ours.shape)
             return f"{what} has the shape {shapes[0]}, and should have {shapes[1]}"

@@ -133,7 +133,7 @@ def without_patience(losses, patience):
 
 schedule = Exercise(
     "training.6",
-    "Warm up, then cool down",
+    "Warm up, then cool",
     "Two cases. In the first the rate grows by equal parts and reaches peak in the last step. "
     "In the second, which share of the way down has step n gone?",
     gradients=False,
