@@ -431,10 +431,10 @@ def test_the_contract_has_a_row_for_every_equation(
 ) -> None:
     """Each leads to its equation, and to cells that are there."""
     rows = pages["appendices/contract.html"].select("article .contract")
-    numbers = [text_of(row.select("p")[0]) for row in rows]
+    numbers = [row.select("p")[0].get_text() for row in rows]
     assert numbers == [f"({number})" for number in read_contract(ROOT).equations]
     for row in rows:
-        assert row.select("math") and len(row.select("a")) > 1, text_of(row)
+        assert row.select("math") and len(row.select("a")) > 1, row.get_text()
         for link in row.select("a"):
             path, _, anchor = link["href"].removeprefix("../").partition("#")
             assert not anchor or pages[path].find(id=anchor) is not None, link["href"]
