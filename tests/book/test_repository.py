@@ -329,3 +329,24 @@ def test_the_front_page_shows_what_the_network_writes() -> None:
     written = net.generate_text(f"{prompt}\n", len(rest), temperature=0.6, seed=2)
     assert written == shown
     assert len(shown.splitlines()) == 8
+
+
+def test_the_hours_of_the_course_are_those_of_its_exercises(
+    notebooks: dict[str, NotebookNode],
+) -> None:
+    """The front page adds up what the exercises of part I say, with four hours an afternoon."""
+    words, times = 0, []
+    for name, notebook in notebooks.items():
+        if not (name[:2].isdigit() and int(name[:2]) <= 15):
+            continue
+        text = "".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+        words += len(text.split())
+        grade = r"^\*(A line|Ten minutes|An hour|An afternoon), "
+        times += re.findall(grade, text, re.MULTILINE)
+    short = (2 * times.count("A line") + 10 * times.count("Ten minutes")) / 60
+    hours, afternoons = times.count("An hour"), times.count("An afternoon")
+    said = read_text("README.md")
+    assert 52_500 < words < 57_500 and "some 55,000 words" in said
+    assert round(short) == 11 and "some eleven hours" in said
+    assert hours + afternoons == 12 and "the twelve long ones" in said
+    assert hours + 4 * afternoons == 18 and "some eighteen more" in said
